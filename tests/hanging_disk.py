@@ -1,4 +1,4 @@
-"""A file system that hangs: FUSE without a library, with one file whose reads are not answered. Needs root.
+"""A file system that hangs: it has one file, whose reads are not answered. Needs root.
 
 A read that is not answered blocks the thread that faults on a mapped page of the file. The first reads are answered with an
 error: then Linux repeats the fault with the lock of the address space held (FAULT_FLAG_TRIED in mm/filemap.c), and every
@@ -8,7 +8,6 @@ reader of /proc/PID/environ and /proc/PID/cmdline of that process waits as well.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import struct
@@ -16,10 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import by_hand
+import fuse_server
+from fuse_server import BLOCK, HEADER, LONGEST_REQUEST, ROOT, UNANSWERED, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,29 +29,7 @@ if TYPE_CHECKING:
 
 NAME = "model"
 SIZE = 2**20  # bytes
-UNMOUNT_AT_ONCE = 2  # MNT_DETACH
-
-
-class Operation(IntEnum):
-    """What is asked of the file system (include/uapi/linux/fuse.h)."""
-
-    LOOKUP = 1
-    FORGET = 2
-    GETATTR = 3
-    OPEN = 14
-    READ = 15
-    RELEASE = 18
-    FLUSH = 25
-    INIT = 26
-    OPENDIR = 27
-    INTERRUPT = 36
-    FORGET_MANY = 42
-
-
-UNANSWERED = (Operation.FORGET, Operation.FORGET_MANY, Operation.INTERRUPT)
-HEADER = struct.Struct("<IIQQIIIHH")
-ROOT, FILE = 1, 2
-VERSION = (7, 31)
+FILE = 2  # its node
 LONGEST_CACHE = 3600  # seconds
 
 # One thread reads the file, one changes the address space now and then, and the main thread sleeps.
@@ -76,32 +54,23 @@ libc.pause()
 """
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int, problem: str) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), f"{problem}: {os.strerror(ctypes.get_errno())}")
-
-
 def _attributes(node: int) -> bytes:
     mode, size = (0o40755, 0) if node == ROOT else (0o100644, SIZE)
-    return struct.pack("<6Q10I", node, size, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+    return struct.pack("<6Q10I", node, size, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, BLOCK, 0)
 
 
 def _answer(operation: int, node: int, body: bytes) -> bytes | int:
     """Return the answer to a request, or the number of an error."""
     match operation:
         case Operation.INIT:
-            _, _, ahead, _ = struct.unpack_from("<4I", body)
-            return struct.pack("<4I2H2I2H8I", *VERSION, ahead, 0, 12, 9, 65536, 1, *[0] * 10)
+            return fuse_server.begin(body)
         case Operation.LOOKUP:
             found = struct.pack("<4Q2I", FILE, 0, LONGEST_CACHE, LONGEST_CACHE, 0, 0) + _attributes(FILE)
             return found if body.rstrip(b"\0") == NAME.encode() else errno.ENOENT
         case Operation.GETATTR:
             return struct.pack("<Q2I", LONGEST_CACHE, 0, 0) + _attributes(node)
         case Operation.OPEN | Operation.OPENDIR:
-            return struct.pack("<Q2I", 1, 0, 0)
+            return fuse_server.opened(node)
         case Operation.RELEASE | Operation.FLUSH:
             return b""
     return errno.ENOSYS
@@ -110,22 +79,22 @@ def _answer(operation: int, node: int, body: bytes) -> bytes | int:
 def _serve(fd: int, errors: int) -> None:
     """Answer all requests but reads; answer the first reads with an error."""
     while True:
-        data = os.read(fd, 2**20)
-        _, operation, unique, node, *_ = HEADER.unpack_from(data)
+        data = os.read(fd, LONGEST_REQUEST)
+        _, operation, request, node, *_ = HEADER.unpack_from(data)
         answer = _answer(operation, node, data[HEADER.size :])
         if operation == Operation.READ:
             errors -= 1
             answer = errno.EIO
         if operation in UNANSWERED or (operation == Operation.READ and errors < 0):
             continue
-        number, content = (answer, b"") if isinstance(answer, int) else (0, answer)
-        os.write(fd, struct.pack("<IiQ", 16 + len(content), -number, unique) + content)
+        error, content = (answer, b"") if isinstance(answer, int) else (0, answer)
+        fuse_server.answer(fd, request, content, error)
 
 
 class HangingDisk:
     """The mounted file system; ``file`` is its one file, and ``errors`` as for `mounted`."""
 
-    def __init__(self, folder: Path, errors: int, server: subprocess.Popen[bytes]) -> None:
+    def __init__(self, folder: Path, errors: int, server: subprocess.Popen[str]) -> None:
         self.file = folder / NAME
         self.errors = errors
         self._server = server
@@ -139,17 +108,8 @@ class HangingDisk:
 @contextlib.contextmanager
 def mounted(folder: Path, errors: int) -> Iterator[HangingDisk]:
     """Mount the file system, until the end of the block; ``errors`` is the number of reads that fail before one hangs."""
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, __file__, str(folder), str(errors)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout
-        try:
-            assert server.stdout.readline() == b"mounted\n"
-            yield HangingDisk(folder, errors, server)
-        finally:
-            server.kill()
-            server.wait(by_hand.LIMIT)
-            _check(_libc.umount2(os.fsencode(folder), UNMOUNT_AT_ONCE), f"{folder} cannot be unmounted")
+    with fuse_server.running(__file__, folder, str(errors)) as server:
+        yield HangingDisk(folder, errors, server)
 
 
 @contextlib.contextmanager
@@ -194,10 +154,7 @@ def _is_readable(pid: int) -> bool:
 
 
 def _main(folder: str, errors: int) -> None:
-    fd = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other"
-    result = _libc.mount(b"hanging", os.fsencode(folder), b"fuse", 0, options.encode())
-    _check(result, f"FUSE cannot be mounted at {folder}")
+    fd = fuse_server.mount("hanging", folder)
     threading.Thread(target=print, args=("mounted",), kwargs={"flush": True}).start()
     _serve(fd, errors)
 

@@ -1,9 +1,8 @@
-"""A file system in memory that stops answering when it is told to, and answers again: FUSE without a library. Needs root."""
+"""A file system in memory that stops answering when it is told to, and answers again. Needs root."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
@@ -13,54 +12,14 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import by_hand
+import fuse_server
+from fuse_server import BLOCK, HEADER, LONGEST_REQUEST, ROOT, UNANSWERED, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-UNMOUNT_AT_ONCE = 2  # MNT_DETACH
-HEADER = struct.Struct("<IIQQIIIHH")
-VERSION = (7, 31)
-ROOT = 1
-BLOCK = 4096  # bytes
-
-
-class Operation(IntEnum):
-    """What is asked of the file system (include/uapi/linux/fuse.h)."""
-
-    LOOKUP = 1
-    FORGET = 2
-    GETATTR = 3
-    SETATTR = 4
-    MKNOD = 8
-    MKDIR = 9
-    UNLINK = 10
-    RMDIR = 11
-    RENAME = 12
-    OPEN = 14
-    READ = 15
-    WRITE = 16
-    STATFS = 17
-    RELEASE = 18
-    FSYNC = 20
-    FLUSH = 25
-    INIT = 26
-    OPENDIR = 27
-    READDIR = 28
-    RELEASEDIR = 29
-    CREATE = 35
-    INTERRUPT = 36
-    FORGET_MANY = 42
-    RENAME_NEW = 45
-
-
-UNANSWERED = (Operation.FORGET, Operation.FORGET_MANY, Operation.INTERRUPT)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
@@ -92,8 +51,7 @@ class Files:
         node = self.nodes.get(number) or Node(0, 0, 0)
         match operation:
             case Operation.INIT:
-                _, _, ahead, _ = struct.unpack_from("<4I", body)
-                return struct.pack("<4I2H2I2H8I", *VERSION, ahead, 0, 12, 9, 65536, 1, *[0] * 10)
+                return fuse_server.begin(body)
             case Operation.LOOKUP:
                 return self._entry(self._child(node, body.rstrip(b"\0")))
             case Operation.GETATTR:
@@ -109,7 +67,7 @@ class Files:
             case Operation.CREATE:
                 mode = struct.unpack_from("<2I", body)[1]
                 made = self._make(node, body[16:].rstrip(b"\0"), Node(mode, *owner))
-                return self._entry(made) + struct.pack("<Q2I", made, 0, 0)
+                return self._entry(made) + fuse_server.opened(made)
             case Operation.UNLINK | Operation.RMDIR:
                 name = body.rstrip(b"\0")
                 if self.nodes[self._child(node, name)].children:
@@ -124,7 +82,7 @@ class Files:
                 self.nodes[struct.unpack_from("<Q", body)[0]].children[new] = moved
                 return b""
             case Operation.OPEN | Operation.OPENDIR:
-                return struct.pack("<Q2I", number, 0, 0)
+                return fuse_server.opened(number)
             case Operation.READ:
                 _, offset, size = struct.unpack_from("<2QI", body)
                 return bytes(node.data[offset : offset + size])
@@ -203,7 +161,7 @@ class Server:
     def serve(self) -> None:
         """Handle requests until the file system is unmounted."""
         while True:
-            data = os.read(self._fd, 2**20)
+            data = os.read(self._fd, LONGEST_REQUEST)
             with self._lock:
                 operation = HEADER.unpack_from(data)[1]
                 if not self._is_silent or operation in UNANSWERED:
@@ -223,16 +181,16 @@ class Server:
             print(line, end="", flush=True)
 
     def _handle(self, data: bytes) -> None:
-        _, operation, unique, number, user, group, *_ = HEADER.unpack_from(data)
+        _, operation, request, number, user, group, *_ = HEADER.unpack_from(data)
         if operation in UNANSWERED:
             return
-        code, content = 0, b""
+        error_number, content = 0, b""
         try:
             content = self._files.answer(operation, number, (user, group), data[HEADER.size :])
         except OSError as error:
-            code = error.errno or errno.EIO
+            error_number = error.errno or errno.EIO
         with contextlib.suppress(FileNotFoundError):  # the request was interrupted
-            os.write(self._fd, struct.pack("<IiQ", 16 + len(content), -code, unique) + content)
+            fuse_server.answer(self._fd, request, content, error_number)
 
 
 class SilentDisk:
@@ -265,26 +223,12 @@ class SilentDisk:
 @contextlib.contextmanager
 def mounted(path: Path) -> Iterator[SilentDisk]:
     """Mount the file system, which answers at first, until the end of the block."""
-    path.mkdir(exist_ok=True)
-    with subprocess.Popen(
-        [sys.executable, __file__, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout
-        try:
-            assert server.stdout.readline() == "mounted\n"
-            yield SilentDisk(path, server)
-        finally:
-            server.kill()  # what waits for it goes on, with an error
-            server.wait(by_hand.LIMIT)
-            if _libc.umount2(os.fsencode(path), UNMOUNT_AT_ONCE) != 0:
-                raise OSError(ctypes.get_errno(), f"{path} cannot be unmounted")
+    with fuse_server.running(__file__, path) as server:
+        yield SilentDisk(path, server)
 
 
 def _main(path: str) -> None:
-    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
-    if _libc.mount(b"silent", os.fsencode(path), b"fuse", 0, options.encode()) != 0:
-        raise OSError(ctypes.get_errno(), f"FUSE cannot be mounted at {path}")
+    fd = fuse_server.mount("silent", path)
     server = Server(fd)
     threading.Thread(target=server.serve).start()
     print("mounted", flush=True)
