@@ -212,7 +212,7 @@ def _ways(case: FitInput) -> Iterator[str]:
     yield from _more_gpus(case)
     smallest = case.need.weights // 4 + case.need.overhead[0]  # in 4 bits
     if not case.need.model.quantized and case.need.parameters and smallest < case.tightest.usable:
-        yield "a quantised model"
+        yield "a quantized model"
 
 
 def _shorter(case: FitInput, room: int) -> Iterator[str]:

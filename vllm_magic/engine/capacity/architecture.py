@@ -264,4 +264,4 @@ def _quantized(config: Config, text: Config) -> tuple[str, str]:
     wanted = next(filter(None, asked), None)
     four_bits = (isinstance(wanted, dict) and wanted.get("num_bits") == 4) or "fp4" in str(wanted).lower()  # noqa: PLR2004
     kv_dtype = "" if wanted is None else "nvfp4" if four_bits else "fp8"
-    return str(stored.get("quant_method") or "quantised"), kv_dtype
+    return str(stored.get("quant_method") or "quantized"), kv_dtype

@@ -63,7 +63,7 @@ class Need:
 
     Attributes:
         model: the model's architecture.
-        parameters: how many numbers vLLM loads; None if the tensors are not known, or are quantised.
+        parameters: how many numbers vLLM loads; None if the tensors are not known, or are quantized.
         weights: the bytes of the weights.
         source: what the size of the weights is known from, for a message.
         overhead: the least and the most bytes that vLLM takes besides weights and KV cache.
@@ -273,7 +273,7 @@ def _doubts(weights: Weights, model: Architecture, args: Sequence[str], workers:
     elif workers > 1:
         yield "how the weights are divided among the GPUs"
     elif flags.has(args, "--quantization", "-q") and not model.quantized:
-        yield "what the weights take once vLLM has quantised them"
+        yield "what the weights take once vLLM has quantized them"
     for names in _UNCOUNTED:
         if flags.has(args, *names):
             yield f"what {names[0]} changes is not counted"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vllm_magic.engine.capacity.weights import Tensor, Weights
 
 PLAIN = ("F64", "F32", "F16", "BF16")  # the types that vLLM converts to the model's type
-# The beginnings of --quantization for methods that quantise plain weights as they are loaded, each with the bytes of a
+# The beginnings of --quantization for methods that quantize plain weights as they are loaded, each with the bytes of a
 # number (its share of the scales included) in a matrix that is no embedding.
 _ONLINE = (
     ("fp8", Fraction(1)),
@@ -34,7 +34,7 @@ _EMBEDDING = re.compile(r"embed|lm_head|\bwte\b|\bwpe\b")
 
 
 def parameters(weights: Weights, model: Architecture) -> int | None:
-    """Return how many numbers vLLM loads; None if the tensors are not known, or are quantised."""
+    """Return how many numbers vLLM loads; None if the tensors are not known, or are quantized."""
     if model.quantized or not weights.tensors:
         return None
     return sum(tensor.numbers for tensor in weights.tensors if _is_loaded(tensor.name, model))

@@ -69,14 +69,14 @@ class TestVerdict:
         found = judged(llama, gpus=[gpu(total=16)])
         assert (found.outcome, found.fits) == (FitOutcome.TOO_LARGE, False)
         assert found.verdict == (
-            "Does not fit: needs 17.0 GiB at least, and vLLM may use 14.7 GiB of GPU 0. Try a quantised model."
+            "Does not fit: needs 17.0 GiB at least, and vLLM may use 14.7 GiB of GPU 0. Try a quantized model."
         )
 
     def test_what_would_help_does(self, llama):
         args = ["--hf-overrides", '{"max_position_embeddings": 131072}']
         found = judged(llama, *args, gpus=[gpu(0), gpu(1)])
         assert found.outcome is FitOutcome.TOO_LARGE
-        assert found.verdict.endswith("Try --max-model-len 32768, -tp 2 or a quantised model.")
+        assert found.verdict.endswith("Try --max-model-len 32768, -tp 2 or a quantized model.")
         assert judged(llama, *args, "--max-model-len", "32768", gpus=[gpu(0), gpu(1)]).fits
         assert judged(llama, *args, "-tp", "2", gpus=[gpu(0), gpu(1)]).fits
         assert not judged(llama, *args, "--max-model-len", str(50_000)).fits
@@ -84,7 +84,7 @@ class TestVerdict:
     def test_a_larger_share_helps(self, llama):
         found = judged(llama, "--gpu-memory-utilization", "0.7")
         assert found.outcome is FitOutcome.TOO_LARGE
-        assert found.verdict.endswith("Try --gpu-memory-utilization 0.79 or a quantised model.")
+        assert found.verdict.endswith("Try --gpu-memory-utilization 0.79 or a quantized model.")
         assert judged(llama, "--gpu-memory-utilization", "0.79").fits
         assert not judged(llama, "--gpu-memory-utilization", "0.78").fits
 
@@ -106,7 +106,7 @@ class TestVerdict:
         assert (found.outcome, found.fits) == (FitOutcome.NOT_NOW, False)
         assert found.verdict == (
             "Does not fit now: wants 22.1 GiB free, and GPU 0 has 21.5 GiB. "
-            "Try --gpu-memory-utilization 0.85 or a quantised model."
+            "Try --gpu-memory-utilization 0.85 or a quantized model."
         )
         assert judged(llama, "--gpu-memory-utilization", "0.85", gpus=[gpu(free=21.5)]).fits
 

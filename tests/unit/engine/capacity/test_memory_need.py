@@ -371,12 +371,12 @@ class TestWeights:
         found = of(config, "--dtype", "bfloat16", stored=stored(config, "F8_E4M3"))
         assert (found.parameters, found.weights) == (None, self.PARAMETERS)
 
-    def test_what_vllm_quantises_itself(self):
+    def test_what_vllm_quantizes_itself(self):
         matrices = self.PARAMETERS - self.NORMS - 2 * self.EMBEDDING
         for name, part in (("fp8", 1), ("fp8_per_block", 1), ("bitsandbytes", 9 / 16)):
             found = of(LLAMA_3_8B, "--quantization", name, stored=stored(LLAMA_3_8B))
             assert found.weights == part * matrices + 2 * (self.PARAMETERS - matrices)
-            assert found.doubts == ("what the weights take once vLLM has quantised them",)
+            assert found.doubts == ("what the weights take once vLLM has quantized them",)
 
     def test_only_the_size_is_known(self):
         found = of(LLAMA_3_8B, "-tp", "2", "-pp", "2", stored=weights.of_files([1000, 1000]))
