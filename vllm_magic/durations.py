@@ -1,4 +1,4 @@
-"""Durations as people write them: ``90``, ``90s``, ``30m``, ``2h``, ``1h30m``."""
+"""Durations: read from what people write (``90``, ``90s``, ``30m``, ``2h``, ``1h30m``), and written for people to read."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ def parse(text: str) -> float:
     return seconds
 
 
-def text(seconds: float) -> str:
-    """The length for people to read: "1 h 30 min", "90.5 s" as "1 min 30.5 s"."""
+def exact_text(seconds: float) -> str:
+    """Return a duration that somebody chose as text for a person: "1 h 30 min", "1 min 30.5 s"."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     parts = ((f"{hours}", "h"), (f"{minutes}", "min"), (f"{rest:.3g}", "s"))
     return " ".join(f"{count} {unit}" for count, unit in parts if count != "0") or "0 s"
+
+
+def short_text(seconds: float) -> str:
+    """Return a measured or estimated duration as text for a person, in whole units, two at most: "2 h 0 min", "2 min 3 s"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

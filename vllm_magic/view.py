@@ -126,10 +126,3 @@ def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def _in_markdown(text: str) -> str:
     """Return one line of text as Markdown that shows exactly this text, with ``&#N;`` in place of each character of markup."""
     return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", escape(text))
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text for a person, such as "2 min 3 s"."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

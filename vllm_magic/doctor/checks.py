@@ -7,7 +7,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
-from vllm_magic import ledger
+from vllm_magic import durations, ledger
 from vllm_magic.doctor import jobs
 from vllm_magic.doctor.findings import Finding, Topic
 from vllm_magic.doctor.unowned import Owner
@@ -20,7 +20,6 @@ from vllm_magic.linux.processes import shown_name
 from vllm_magic.linux.shared_memory import Segment, present
 from vllm_magic.recovery import orphaned_commands
 from vllm_magic.sizes import gib
-from vllm_magic.view import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -98,7 +97,7 @@ def unowned(elsewhere: Iterable[ReportedTree]) -> Iterator[Finding]:
         pids = [pid for tree in group for pid in tree.pids]
         known = [tree.bytes for tree in group if tree.bytes is not None]
         titles = ", ".join(f"{tree.title[:40]} (pid {tree.pid})" for tree in group)
-        age = duration(max(tree.age for tree in group))
+        age = durations.short_text(max(tree.age for tree in group))
         whose = _WHOSE[any(tree.ours for tree in group)]
         command = "vllm-magic reap " + " ".join(f"--pid {tree.pid}" for tree in group)
         yield Finding(
@@ -272,7 +271,7 @@ def _still_run(pids: Sequence[int], used: int | None) -> str:
 
 
 def _ago(when: float) -> str:
-    return f"{duration(max(0.0, time.time() - when))} ago"
+    return f"{durations.short_text(max(0.0, time.time() - when))} ago"
 
 
 def _is_mine(path: Path) -> bool:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vllm_magic import ledger
+from vllm_magic import durations, ledger
 from vllm_magic.doctor import unowned
 from vllm_magic.doctor.unowned import Owner, Role
 from vllm_magic.errors import InvalidOption
@@ -21,7 +21,7 @@ from vllm_magic.ledger import Condition
 from vllm_magic.linux import details, machine, processes, shared_memory
 from vllm_magic.release.result import EndedProcess
 from vllm_magic.sizes import gib
-from vllm_magic.view import View, duration
+from vllm_magic.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -145,7 +145,7 @@ def view(candidates: Sequence[ProcessTree], snapshot: Snapshot) -> View:
             name = branch + unowned.display_name(process)[:60]
             vram = gib(held[pid]) if pid in held else "" if snapshot.gpus else "?"
             user = details.user(details.uid(pid))
-            rows.append((str(pid), name, user, duration(details.age(process.identity)), vram))
+            rows.append((str(pid), name, user, durations.short_text(details.age(process.identity)), vram))
     return View("", ("pid", "process", "user", "age", "VRAM"), tuple(rows))
 
 

@@ -6,12 +6,13 @@ import textwrap
 import time
 from typing import TYPE_CHECKING
 
+from vllm_magic import durations
 from vllm_magic.doctor import gpus
 from vllm_magic.doctor.unowned import Owner
 from vllm_magic.errors import one_line
 from vllm_magic.ledger import Condition
 from vllm_magic.sizes import gib
-from vllm_magic.view import duration, table
+from vllm_magic.view import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +61,7 @@ def servers(listed: Sequence[ReportedServer]) -> list[str]:
 
 def state(server: ReportedServer) -> str:
     """Return the state of a server as a short text."""
-    until = duration(max(0.0, (server.kept_until or 0.0) - time.time()))
+    until = durations.short_text(max(0.0, (server.kept_until or 0.0) - time.time()))
     takes = "" if server.memory is None else f", {gib(server.memory)} of memory"
     return STATES[Condition(server.condition)].format(phase=server.phase + takes, until=until)
 
@@ -82,9 +83,9 @@ def _verdict(report: Report, command: Callable[[str], str]) -> Iterator[str]:
 
 
 def _facts(report: Report) -> Iterator[str]:
-    found = report.vllm
+    vllm = report.vllm
     yield _fact(
-        "vLLM", f"{found.version or 'version unknown'}, {found.executable}" if found.executable else "none"
+        "vLLM", f"{vllm.version or 'version unknown'}, {vllm.executable}" if vllm.executable else "none"
     )
     for note in report.vllm_notes:
         yield from textwrap.wrap(
@@ -121,7 +122,7 @@ def _unseen(spots: Iterable[str]) -> Iterator[str]:
 def _elsewhere(tree: ReportedTree) -> str:
     who = f", started by {tree.above}" if tree.owner == Owner.STARTER and tree.above else ""
     held = f", {gib(tree.bytes)}" if tree.bytes else ""
-    return f"{tree.title[:60]} (pid {tree.pid}, {tree.user}), {duration(tree.age)} old{held}{who}"
+    return f"{tree.title[:60]} (pid {tree.pid}, {tree.user}), {durations.short_text(tree.age)} old{held}{who}"
 
 
 def _releasing(uuid: str, pids: Sequence[int]) -> str:
@@ -136,7 +137,7 @@ def _listener(listener: ReportedListener) -> str:
 
 
 def _age(server: ReportedServer) -> str:
-    return duration(max(0.0, time.time() - server.since))
+    return durations.short_text(max(0.0, time.time() - server.since))
 
 
 def _kernel(server: ReportedServer) -> str:

@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vllm_magic import durations
 from vllm_magic.errors import one_line
 from vllm_magic.plotting import svg_chart
 from vllm_magic.plotting.svg_chart import BLUE, GREEN, ORANGE, RED, Axes, Chart, CurveStyle, Mark, Series
 from vllm_magic.sizes import GIB, gib
-from vllm_magic.view import duration, table
+from vllm_magic.view import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -170,4 +171,4 @@ def _gib(count: int | None) -> float | None:
 
 
 def _seconds(at: float) -> str:
-    return f"{at:.1f} s" if at < 60 else duration(at)  # noqa: PLR2004 - a minute
+    return f"{at:.1f} s" if at < 60 else durations.short_text(at)  # noqa: PLR2004 - a minute

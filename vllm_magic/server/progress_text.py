@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllm_magic import durations
 from vllm_magic.sizes import gib
-from vllm_magic.view import duration
 
 if TYPE_CHECKING:
     from vllm_magic.engine.models.download import Download
@@ -30,14 +30,16 @@ def left_text(estimate: Estimate) -> str:
     if estimate.left is None:
         return ""
     if estimate.longer_than is not None:
-        return f"longer than the last start ({duration(estimate.longer_than)})"
-    return f"{'at least' if estimate.is_least else 'about'} {duration(max(1.0, estimate.left))} left"
+        return f"longer than the last start ({durations.short_text(estimate.longer_than)})"
+    return (
+        f"{'at least' if estimate.is_least else 'about'} {durations.short_text(max(1.0, estimate.left))} left"
+    )
 
 
 def stage_text(progress: Progress, estimate: Estimate) -> str:
     """Return the stage as text, with its count or download, what it waits for, and a note if it takes far longer than before."""
     counted = f" {progress.counted[0]}/{progress.counted[1]}" if progress.counted else ""
-    late = "" if estimate.late is None else f", which took {duration(estimate.late)} before"
+    late = "" if estimate.late is None else f", which took {durations.short_text(estimate.late)} before"
     stage = progress.stage.value if progress.download is None else download(progress.download)
     waits_for = f", waits for {progress.waits_for}" if progress.waits_for else ""
     return f"{stage}{counted}{late}{waits_for}"

@@ -141,4 +141,4 @@ def idle_release(spec: ServerSpec, release: Release | None) -> str:
     """Return text for the release of an idle server; "" if the server ended for another reason, or the release is not proved."""
     if release is None or not release.verified or release.why != Why.IDLE.value:
         return ""
-    return f"released after {durations.text(spec.ttl or 0.0)} without a request"
+    return f"released after {durations.exact_text(spec.ttl or 0.0)} without a request"

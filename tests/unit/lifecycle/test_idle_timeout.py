@@ -256,7 +256,7 @@ class TestDurations:
         ],
     )
     def test_what_is_told(self, seconds, text):
-        assert durations.text(seconds) == text
+        assert durations.exact_text(seconds) == text
 
 
 def test_connections_that_cannot_be_read_in_time_tell_nothing(monkeypatch):

@@ -6,10 +6,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vllm_magic import durations
 from vllm_magic.linux import processes
 from vllm_magic.provisioning.standby_pool import StandbyMode
 from vllm_magic.sizes import gib
-from vllm_magic.view import View, duration
+from vllm_magic.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,14 @@ def status(servers: Sequence[ServerStatus], gpus: Snapshot | None, notes: Sequen
         return View(NOTHING_RUNS, lines=tuple(notes))
     columns = ["name", "model", "state", "URL", "since", "pid"]
     rows = [
-        [now.name, now.model, now.state_text, now.base_url, duration(now.seconds), str(now.pid or "")]
+        [
+            now.name,
+            now.model,
+            now.state_text,
+            now.base_url,
+            durations.short_text(now.seconds),
+            str(now.pid or ""),
+        ]
         for now in servers
     ]
     if gpus is not None and gpus.gpus:
@@ -66,7 +74,7 @@ def spare(now: StandbyStatus) -> View:
     if not now.there:
         return View(f"There is no spare: {now.reason}.", lines=(WHEN_SPARE[now.mode],))
     state = f"waits, in {gib(now.memory)} of memory" if now.warm else "is importing vLLM"
-    since = duration(max(0.0, time.time() - now.since))
+    since = durations.short_text(max(0.0, time.time() - now.since))
     return View(f"A spare {state}, since {since}. A start like the last one takes far less time with it.")
 
 

@@ -82,8 +82,8 @@ def _state_name(status: ServerStatus) -> str:
 def _terms(spec: ServerSpec) -> list[str]:
     """Return how long the server is kept after its kernel, and when it is stopped because it is idle."""
     return [
-        *([f"kept {durations.text(spec.keep)} after the kernel"] if spec.keep else []),
-        *([f"released after {durations.text(spec.ttl)} without a request"] if spec.ttl else []),
+        *([f"kept {durations.exact_text(spec.keep)} after the kernel"] if spec.keep else []),
+        *([f"released after {durations.exact_text(spec.ttl)} without a request"] if spec.ttl else []),
     ]
 
 
