@@ -122,14 +122,16 @@ def _ps(arguments: argparse.Namespace) -> int:
     from vllm_magic.doctor import text
     from vllm_magic.doctor.survey import servers
 
-    found = servers()
+    reported = servers()
     if arguments.json:
         from dataclasses import asdict
 
-        _print([json.dumps([asdict(server) for server in found], indent=2)])
+        _print([json.dumps([asdict(server) for server in reported], indent=2)])
     else:
         # A kernel with other variables has another state folder; whoever misses its server compares the two.
-        _print([*text.servers(found), *([] if found else [f"The state folder is {ledger.state_path()}."])])
+        _print(
+            [*text.servers(reported), *([] if reported else [f"The state folder is {ledger.state_path()}."])]
+        )
     return DONE
 
 

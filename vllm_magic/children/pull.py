@@ -82,9 +82,9 @@ def _python(vllm: str | None) -> tuple[str, ...]:
     if sys.executable and find_spec("huggingface_hub") is not None:
         return (sys.executable,)
     with contextlib.suppress(VllmMagicError):
-        found = executable.interpreter(executable.find(vllm))
-        if found is not None:
-            return found
+        interpreter = executable.interpreter(executable.find(vllm))
+        if interpreter is not None:
+            return interpreter
     raise VllmMagicError("A download needs huggingface_hub: %pip install huggingface_hub")
 
 

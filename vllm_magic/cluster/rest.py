@@ -92,8 +92,8 @@ class Ray:
 
     def jobs(self) -> list[Job]:
         """Return all submitted jobs of which the head has a record."""
-        found = self._read(list, self._ask("GET", "/api/jobs/"))
-        jobs = [self._read(entities.job, answer) for answer in found]
+        answers = self._read(list, self._ask("GET", "/api/jobs/"))
+        jobs = [self._read(entities.job, answer) for answer in answers]
         return [job for job in jobs if job.id]  # a driver that was not submitted has no id
 
     def stop(self, job: str) -> None:
@@ -152,13 +152,13 @@ class Ray:
 
     def living_actors(self) -> list[Actor]:
         """Return the living actors of all jobs, with the resources that they request."""
-        found = self._list("actors", detail=True, state="ALIVE")
-        return [self._read(entities.actor, answer) for answer in found]
+        answers = self._list("actors", detail=True, state="ALIVE")
+        return [self._read(entities.actor, answer) for answer in answers]
 
     def placement_groups(self, ray_job: str) -> list[str]:
         """Return the ids of the placement groups of a job that have not been removed."""
-        found = self._list("placement_groups", creator_job_id=ray_job)
-        return [str(group["placement_group_id"]) for group in found if group["state"] != "REMOVED"]
+        groups = self._list("placement_groups", creator_job_id=ray_job)
+        return [str(group["placement_group_id"]) for group in groups if group["state"] != "REMOVED"]
 
     def _list(self, what: str, *, detail: bool = False, **filters: str) -> list[Mapping[str, Any]]:
         """Return the entities of this kind, such as "actors", whose fields have the values in ``filters``."""

@@ -59,11 +59,11 @@ def ask(ray: Ray, job: str) -> None:
     Raises:
         ClusterError: the cluster refuses, or cannot be reached.
     """
-    found = ray.job(job)
-    if found.status.over:
+    status = ray.job(job).status
+    if status.over:
         return
     ray.stop(job)
-    if found.status is JobStatus.PENDING:
+    if status is JobStatus.PENDING:
         end_waiting(ray, job)
 
 

@@ -347,9 +347,9 @@ def _killed_again(before: _EndedServer) -> _EndedServer:
     left = before.reports[-1].left  # rows of [pid, start, name, how]
     known = [Identity(*row[:2]) for row in left]
     outcome = force_kill.kill_server(before.prepared.folder, before.leader, known)
-    found = [row[:2] for row in outcome.ended + outcome.left]
+    reported = [row[:2] for row in outcome.ended + outcome.left]
     unknown = [row for row in left if row[0] == UNKNOWN_PID]  # a process that is left and cannot be found
-    gone = [row for row in left if row[:2] not in found and row not in unknown]
+    gone = [row for row in left if row[:2] not in reported and row not in unknown]
     meanwhile = Outcome(gone, [], 0.0)
     outcome = outcome._replace(left=outcome.left + unknown)
     earlier = [] if left else before.reports  # if all had ended, those reports belong to this release too

@@ -112,7 +112,7 @@ def sweep(probe: Probe, *, with_files: bool = False) -> list[Swept]:
     for entry in entries:
         if entry.condition is Condition.TORN:
             _remove_unfinished(entry.folder)
-    done = [_sweep(entry, found, probe) for entry, found in _ownerless(entries, on_cluster=False)]
+    done = [_sweep(entry, server, probe) for entry, server in _ownerless(entries, on_cluster=False)]
     return [swept for swept in done if swept and (swept.release or not swept.files_left or with_files)]
 
 
@@ -132,15 +132,15 @@ def sweep_clusters(probe: Probe) -> list[Swept]:
     machine.check_proc()
     done: list[Swept] = []
     silent: set[str] = set()
-    for entry, found in _ownerless(ledger.entries(), on_cluster=True):
-        if found.cluster in silent:
+    for entry, server in _ownerless(ledger.entries(), on_cluster=True):
+        if server.cluster in silent:
             continue
         try:
-            swept = _sweep(entry, found, probe, on_cluster=True)
+            swept = _sweep(entry, server, probe, on_cluster=True)
         except VllmMagicError as error:
-            swept = Swept(found.name, entry.id, None, str(error))
+            swept = Swept(server.name, entry.id, None, str(error))
         if swept and swept.release and swept.release.may_recheck:
-            silent.add(found.cluster)
+            silent.add(server.cluster)
         done += [swept] if swept else []
     return done
 

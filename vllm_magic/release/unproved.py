@@ -94,8 +94,8 @@ def recheck(probe: Probe, name: str | None = None) -> list[Recheck]:
         OSError: the disk does not answer.
     """
     folder = _folder()
-    found = disk.call(folder.parent, _read_all, folder)
-    return [Recheck(_recheck(kept, probe)) for kept in found if name in (None, kept["name"], kept["id"])]
+    unproved = disk.call(folder.parent, _read_all, folder)
+    return [Recheck(_recheck(kept, probe)) for kept in unproved if name in (None, kept["name"], kept["id"])]
 
 
 def _recheck(kept: Mapping[str, Any], probe: Probe) -> Release:

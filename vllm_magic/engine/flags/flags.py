@@ -110,12 +110,13 @@ def amount(text: str) -> int | None:
 
     The notations are those of human_readable_int in vLLM's utils/argparse_utils.py.
     """
-    found = re.fullmatch(r"(\d{1,15})(\.\d{1,15})?([kKmMgGtT]?)", text.strip(), re.ASCII)
-    if not found or (found[2] and not found[3].islower()):
+    match = re.fullmatch(r"(\d{1,15})(\.\d{1,15})?([kKmMgGtT]?)", text.strip(), re.ASCII)
+    if not match or (match[2] and not match[3].islower()):
         return None
-    base = 1024 if found[3].isupper() else 1000
-    times = math.prod([base] * (" kmgt".find(found[3].lower() or " ")))
-    return int(float(found[1] + found[2]) * times) if found[2] else int(found[1]) * times
+    whole, fraction, suffix = match[1], match[2], match[3]
+    base = 1024 if suffix.isupper() else 1000
+    times = math.prod([base] * (" kmgt".find(suffix.lower() or " ")))
+    return int(float(whole + fraction) * times) if fraction else int(whole) * times
 
 
 def number(args: Sequence[str], *names: str, default: float) -> float:

@@ -57,10 +57,10 @@ def models() -> list[str]:
 
 def _read(name: str) -> dict[str, object]:
     try:
-        found = json.loads(cache.read(FOLDER_NAME, name) or b"null")
+        content = json.loads(cache.read(FOLDER_NAME, name) or b"null")
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _file(spec: ServerSpec, *, warm: bool = False) -> str:

@@ -38,12 +38,12 @@ def add(shell: InteractiveShell, magics: VllmMagics) -> None:
     @context_matcher(identifier=IDENTIFIER, priority=PRIORITY)  # type: ignore[untyped-decorator]
     def match(context: CompletionContext) -> dict[str, Any]:
         text = _typed_text(context)
-        part, found = ("", []) if text is None else _complete(text, magics.executable)
-        if not found:
+        part, candidates = ("", []) if text is None else _complete(text, magics.executable)
+        if not candidates:
             return {"completions": []}
         return {
             "completions": [
-                SimpleCompletion(candidate.text, type=spelled(candidate.about)) for candidate in found
+                SimpleCompletion(candidate.text, type=spelled(candidate.about)) for candidate in candidates
             ],
             "matched_fragment": part,
             "ordered": True,
@@ -74,9 +74,11 @@ def _of_arguments(completer: Any, magics: VllmMagics) -> Callable[[str], list[st
         text = _text_of_line([before])
         if text is None:
             return []
-        part, found = _complete(text, magics.executable)
+        part, candidates = _complete(text, magics.executable)
         kept = part.removesuffix(completer.splitter.split_line(before))
-        return [candidate.text.removeprefix(kept) for candidate in found if candidate.text.startswith(kept)]
+        return [
+            candidate.text.removeprefix(kept) for candidate in candidates if candidate.text.startswith(kept)
+        ]
 
     match.matcher_identifier = IDENTIFIER  # type: ignore[attr-defined] # for `remove`, as `context_matcher` does
     return match
