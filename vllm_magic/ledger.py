@@ -399,7 +399,8 @@ def _kept_logs(root: Path) -> list[tuple[str, str, Path]]:
 def _condition(path: Path, record: Record) -> Condition:
     guards = _guards(record)
     if processes.is_alive(Identity(*record.kernel)) and record.phase != Phase.KEPT:
-        # A disk that did not answer kept the guards from removing the folder. On other disks the kernel's next stop does that.
+        # Guards cannot remove the folder while its disk does not answer. On any other disk a folder without guards and
+        # processes stays for a moment only: the kernel removes it.
         is_left = (
             disk.may_hang(path)
             and record.outer
@@ -437,6 +438,7 @@ def _leader(folder: Folder, record: Record) -> Identity | None:
 
 
 def _is_kept(record: Record) -> bool:
+    """Whether the guards of a dead kernel keep the server, or are about to."""
     if record.phase == Phase.KEPT:
         return record.kept_until is None or _has_time(record)
     # The guards are about to write this phase, or the disk was full.
@@ -454,7 +456,7 @@ def _are_stopped(guards: Collection[Process]) -> bool:
 
 
 def _has_time(record: Record) -> bool:
-    """Whether the guards keep the server, and the time until which they keep it is not over."""
+    """Whether the guards keep the server for some more time."""
     return record.phase == Phase.KEPT and record.kept_for is not None and record.kept_for > 0
 
 
@@ -467,6 +469,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _foreign(record: Record, now: Place) -> str:
+    """Return why the pids of the record are not valid here; "" if they are."""
     then = record.where
     if then.user != now.user:
         return f"it belongs to the user {then.user}"
@@ -510,6 +513,7 @@ def _check_path(path: Path) -> None:
 
 
 def _private(path: Path) -> Path:
+    """Make the folder if it is missing; check that no other user can enter it."""
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.stat()
     if status.st_uid != os.getuid():

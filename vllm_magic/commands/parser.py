@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises `InvalidOption` where argparse would print a message and exit.
 
     Args:
-        prog: the command line up to the first argument, as ``%vllm stop``.
+        prog: the command line up to the first argument, such as ``%vllm stop``.
         help_line: the command line that shows the help, which errors name.
     """
 

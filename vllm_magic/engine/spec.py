@@ -35,6 +35,7 @@ def working_directory() -> str:
 
 
 def _folder(model: str) -> Path:
+    """Return the absolute path of a model's folder; "~" is the home folder."""
     try:
         return Path(home.expanded(model)).absolute()
     except OSError as error:
@@ -95,8 +96,8 @@ class ServerSpec:
         object.__setattr__(self, "env", tuple((name, Secret(value)) for name, value in self.env))
         self._check_key()
         if self.in_file is None:
-            found = config_file.read_flags(self.args, self.cwd, self._flag_table)
-            object.__setattr__(self, "in_file", found)
+            in_file = config_file.read_flags(self.args, self.cwd, self._flag_table)
+            object.__setattr__(self, "in_file", in_file)
         if not self.name:
             object.__setattr__(self, "name", default_name(self.model))
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", self.name):
@@ -147,6 +148,7 @@ class ServerSpec:
             return None
 
     def _hide_key(self) -> None:
+        """Move the key of ``--api-key`` to the environment, where `ps` does not show it."""
         flag = "--api-key"
         for position, word in enumerate(self.args):
             # vLLM accepts several keys after one flag. The other keys would stay in the visible arguments.
@@ -165,6 +167,7 @@ class ServerSpec:
         remember(key)
 
     def _hide_token(self) -> None:
+        """Move the token of ``--hf-token`` to the environment."""
         flag = "--hf-token"
         for word, value in zip(self.args, (*self.args, "-")[1:], strict=True):
             # Without a value, the flag means the token of the user who is logged in.
@@ -173,6 +176,7 @@ class ServerSpec:
                 return
 
     def _hide(self, flag: str, variable: str) -> None:
+        """Move the value of the flag to the environment variable, if the flag is given."""
         value, args = flags.pop(self.args, flag)
         if value is not None:
             object.__setattr__(self, "args", args)

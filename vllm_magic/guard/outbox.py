@@ -29,7 +29,8 @@ class Outbox:
 
     def __init__(self, connection: socket.socket, *, is_cut: bool = False) -> None:
         self._connection = connection
-        self._begun = memoryview(b"\n" if is_cut else b"")  # an empty line has no meaning
+        # The rest of the message that is being sent. To the other side, an empty line has no meaning.
+        self._begun = memoryview(b"\n" if is_cut else b"")
         self._waiting: dict[type[Message], Message] = {}
 
     @property

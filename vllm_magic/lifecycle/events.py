@@ -101,12 +101,12 @@ class LogRead:
     """The new lines of the log were read.
 
     Attributes:
-        found: the progress that they report, oldest first.
+        progress: the progress that they report, oldest first.
         waits_for: what the start waits for; "" if the log grows, or if that is not known.
     """
 
     at: float
-    found: tuple[Progress, ...]
+    progress: tuple[Progress, ...]
     waits_for: str = ""
 
 

@@ -300,8 +300,8 @@ class Monitor:
             own = {member.pid for member in self._members()}
             locks = self._prepared.downloads.locks
             self._waits_for = standstill.reason([self._last_line], locks, own)
-        found = tuple(progress for progress in map(stages.read, lines) if progress is not None)
-        return LogRead(now, found, self._waits_for)
+        progress = tuple(filter(None, map(stages.read, lines)))
+        return LogRead(now, progress, self._waits_for)
 
     def _read_download(self, _: ReadDownload) -> Event:
         return DownloadRead(time.monotonic(), self._prepared.downloads.progress())

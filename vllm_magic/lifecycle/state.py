@@ -403,8 +403,8 @@ class StateMachine:
 
     def _on_log_read(self, event: LogRead) -> tuple[Action, ...]:
         actions: tuple[Action, ...] = ()
-        for found in event.found:
-            actions += self._progress(stages.later(self.state.progress, found))
+        for progress in event.progress:
+            actions += self._progress(stages.later(self.state.progress, progress))
         actions += self._progress(replace(self.state.progress, waits_for=event.waits_for))
         # vLLM downloads the weights in the stage LOADING, and small files before.
         may_download = stages.ORDER.index(self.state.progress.stage) <= LAST_TO_DOWNLOAD

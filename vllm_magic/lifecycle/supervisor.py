@@ -125,7 +125,7 @@ class Supervisor:
         self._cancelled.event.set()
         self._cancelled.wake.set()
 
-    def again(self) -> None:
+    def release_again(self) -> None:
         """After a release that is not proved: end the processes that are left, and prove the release again.
 
         The last notice is the same as after `begin`.
@@ -205,9 +205,8 @@ class Supervisor:
             self._notice(News(text))
 
         if self._provisioner.from_the_start:
-            if (
-                problem := machine.proc_problem()
-            ):  # with such a /proc, the end of the server would not be certain
+            problem = machine.proc_problem()
+            if problem:  # with such a /proc, the end of the server would not be certain
                 raise StartFailed(problem, machine.PROC_HINT)
             try:
                 for swept in sweep(self._probe):
@@ -373,9 +372,10 @@ def _overdue(outer: int) -> str:
 
 
 class _FirstAttempt:
-    """Passes the notices of the first attempt on. The end of a server that was not ready is held back, until it is final.
+    """Passes on the notices of the first attempt to start a server.
 
-    A start that is repeated so never looks as if the server was stopping, which every waiter takes for its end.
+    If a server that was never ready ends, `Ending` is held back, because the start may be repeated: a caller that waits
+    for the server would take `Ending` for the end of the start.
 
     Args:
         notice: called with the notices.

@@ -296,7 +296,7 @@ class ServerRun:
         if not self.lifecycle.reopen():
             return
         try:
-            self._supervisor.again()
+            self._supervisor.release_again()
         except RuntimeError as error:  # can't start new thread
             self.lifecycle.give_up()
             raise VllmMagicError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vllm_magic.engine.capacity.layers import MOST, Layer, kept, number, sliding_window
+from vllm_magic.engine.capacity.layers import MOST, Layer, number, read_layers, sliding_window
 from vllm_magic.errors import NoEstimate
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def read(config: Config) -> Architecture:
     heads = number(text, "num_attention_heads", "n_head", "n_heads", default=0)
     latent = kind.startswith(_LATENT) and "kv_lora_rank" in text
     window = sliding_window(text, kind)
-    layers, doubts = kept(text, kind, depth, window)
+    layers, doubts = read_layers(text, kind, depth, window)
     longest, context = _lengths(text, kind)
     quantized, kv_dtype = _quantized(config, text)
     return Architecture(

@@ -63,7 +63,9 @@ def sliding_window(text: Config, kind: str) -> int:
     return number(text, "sliding_window", default=0)
 
 
-def kept(text: Config, kind: str, depth: int, window: int) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+def read_layers(
+    text: Config, kind: str, depth: int, window: int
+) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     """Return what each layer keeps, for the layers that have a KV cache or a state, and the doubts about that.
 
     Args:
@@ -118,9 +120,8 @@ def _mixed(text: Config, kind: str, depth: int) -> list[str] | None:
     """Return the types of the layers of a model in which not all layers have attention; None for any other model."""
     if kind.endswith("mamba") or kind == "mamba2":
         return [_STATE] * depth
-    if isinstance(
-        pattern := text.get("hybrid_override_pattern"), str
-    ):  # Nemotron-H; a "-" layer keeps nothing
+    pattern = text.get("hybrid_override_pattern")
+    if isinstance(pattern, str):  # Nemotron-H; a "-" layer keeps nothing
         return [{"*": _FULL, "M": _STATE}[letter] for letter in pattern[:depth] if letter in "*M"]
     if "attn_layer_period" in text:  # Jamba
         period, offset = (number(text, f"attn_layer_{name}", default=0) for name in ("period", "offset"))
