@@ -39,7 +39,7 @@ KINDS = (
         "or try a newer vLLM",
     ),
     ErrorKind(
-        r"\b(?:model|hf|text|vision)_?(?: |-)?config\b|\bconfig\.json\b|\barchitectures?\b",
+        r"\b(?:model|hf|text|vision)_?(?: |-)?config\b|\bconfig\.json\b|(?<!CUDA )\b[Aa]rchitectures?\b",
         "this vLLM may not know this form of the model: try a newer vLLM, and the transformers that the model's page names",
     ),
     ErrorKind(

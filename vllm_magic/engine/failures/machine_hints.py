@@ -227,8 +227,34 @@ def library_package(match: re.Match[str], _: HintContext) -> str:
     if _CUDA_LIBRARY.match(match[1]):
         return "Install vLLM again, in an environment of its own: torch and vLLM must be of one build"
     return next(
-        (hint for name, hint in _LIBRARIES if re.match(name, match[1])), "Install the package that has it"
+        (hint for name, hint in _LIBRARIES if re.match(name, match[1])),
+        "Install the package that has it; if it is there, add its folder to LD_LIBRARY_PATH (--env LD_LIBRARY_PATH=FOLDER)",
     )
+
+
+def other_build(match: re.Match[str], _: HintContext) -> str:
+    """Return which package beside vLLM was built for another torch, by the path of its library."""
+    package = _package_of(match[1])
+    if package is None:
+        return f"vLLM's compiled part does not fit what is installed beside it: {match[2]}"
+    return f"The package {package} was built for another torch than the one beside it: {match[2]}"
+
+
+def other_build_hint(match: re.Match[str], context: HintContext) -> str:
+    """Return what to do about a package that was built for another torch."""
+    package = _package_of(match[1])
+    if package is None:
+        return "Install vLLM again, in an environment of its own: its torch was changed"
+    return (
+        f"Install the {package} that is made for this torch, or remove it if nothing needs it: {context.python} -m pip uninstall "
+        f"{package}"
+    )
+
+
+def _package_of(library: str) -> str | None:
+    """Return the package that brought a library, by the library's path; None for vLLM, torch and unknown ones."""
+    found = re.search(r"-packages/(?!(?:vllm|torch)\w*[/.])([A-Za-z]\w*?)(?:_\d+_cuda|_cuda)?[/.]", library)
+    return found[1] if found else None
 
 
 def damaged_weights(match: re.Match[str], _: HintContext) -> str:
@@ -238,7 +264,12 @@ def damaged_weights(match: re.Match[str], _: HintContext) -> str:
 
 
 def weight_without_place(match: re.Match[str], _: HintContext) -> str:
-    """Return what to do about a weight that vLLM's code for the model does not know, by the weight's name."""
+    """Return what to do about a weight that vLLM's code for the model does not know, by the weight's name.
+
+    A checkpoint whose weights have no ``model.`` before their names is one without a head: of an embedding model.
+    """
+    if "ForCausalLM" in match[0] and re.fullmatch(r"embed_tokens|layers|norm|encoder|embeddings", match[1]):
+        return "It may be an embedding model: add --runner pooling (before vLLM 0.11 --task embed)"
     if re.search(r"lora_|base_layer|base_model", match[1]):
         return "It is one of an adapter: merge it into the model (merge_and_unload in peft), or use --lora-modules"
     if re.search(r"absmax|quant_map|quant_state|nested_", match[1]):

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
-from vllm_magic.engine.failures import error_kinds, places, tracebacks
+from vllm_magic.engine.failures import constraints, error_kinds, places, tracebacks
 from vllm_magic.engine.failures.hints import SEE_LOGS
 
 if TYPE_CHECKING:
@@ -65,12 +65,15 @@ def cause_and_hint(
     cause = cause.rstrip(".:; ")
     if frames and re.fullmatch(r"[\w.]+", cause):  # an exception without a message
         cause += f" in {frames[0].function} ({PurePath(frames[0].path).name})"
-    named = [flag for flag in dict.fromkeys(_flags_in(error)) if flag in flags][:MOST_NAMED]
+    named = [flag for flag in dict.fromkeys(_flags_in(error, flags)) if flag in flags][:MOST_NAMED]
+    asked = constraints.what_it_asks(error, named)
+    change = [f"Change {' or '.join(named)}, or leave it out"] if named and not advice else []
     hints = [
+        *asked,
         *(textwrap.shorten(text[:1].upper() + text[1:], LONGEST_ADVICE, placeholder="…") for text in advice),
-        *([f"Change {' or '.join(named)}, or leave it out"] if named and not advice else []),
+        *([] if asked else change),
         *places.where_raised(process, frames),
-        *([] if advice and not _WEAK.match(advice[0]) else error_kinds.what_helps(error)),
+        *([] if asked or (advice and not _WEAK.match(advice[0])) else error_kinds.what_helps(error)),
         SEE_LOGS,
         f"search for other reports of it: {ISSUES}{quote_plus(_search_text(cause))}",
     ]
@@ -83,10 +86,15 @@ def _search_text(cause: str) -> str:
     return textwrap.shorten(" ".join(found), LONGEST_SEARCH, placeholder="")
 
 
-def _flags_in(text: str) -> Iterator[str]:
-    """Yield the flags that a message names: as a flag, as a field of vLLM's configuration, or as a feature."""
+def _flags_in(text: str, known: Sequence[str]) -> Iterator[str]:
+    """Yield the flags that a message names: as a flag, as a field of vLLM's configuration, as a feature, or in words."""
     for word in re.findall(r"(?<![\w-])(?:--[a-z][\w-]*|[a-z]+(?:_[a-z]+)+)(?![\w-])", text):
         yield f"--{word.removeprefix('--').replace('_', '-')}"
     for feature, flag in _FEATURES:
         if re.search(feature, text, re.IGNORECASE):
+            yield flag
+    words = f" {' '.join(re.findall('[a-z]+', text.lower()))} "
+    for flag in known:
+        name = flag.removeprefix("--").replace("-", " ")
+        if " " in name and f" {name} " in words:
             yield flag

@@ -190,6 +190,18 @@ SAID = {
         "KeyError: 'language_model.model.layers.30.self_attn.attn'",
         "--tensor-parallel-size in place",
     ),
+    "block16": ("Block size must be a multiple of 16", "Set --block-size to a multiple of 16"),
+    "embed_tokens": ("the weight embed_tokens", "--runner pooling"),
+    "kernel128": ("take blocks of 128 tokens", "Set --block-size to 128"),
+    "flashinfer_sm75": ("the CUDA toolkit that it finds is too old", "VLLM_USE_FLASHINFER_SAMPLER=0"),
+    "major12": ("the CUDA toolkit that it finds is too old", "Set CUDA_HOME"),
+    "sm120only": ("built for sm120 alone", "newer vLLM"),
+    "ascend_transport": ("The library ascend_transport.so is missing", "LD_LIBRARY_PATH"),
+    "mla_gluon": ("requires gfx950", "VLLM_ROCM_USE_AITER=0"),
+    "init_kwargs": ("has no init_kwargs", "Leave --tokenizer-mode mistral out"),
+    "lmcache_cops": ("The package lmcache was built for another torch", "-m pip uninstall lmcache"),
+    "hash_block": ("not divisible by hash_block_size", "check --kv-transfer-config"),
+    "nixl_backend": ("cannot use the UCX", "LD_LIBRARY_PATH"),
 }
 
 

@@ -14,6 +14,12 @@ SIGNS = (
         "FlashInfer wants to compile a kernel, and there is no CUDA compiler (nvcc)",
         f"{_PREBUILT}; if there is one, CUDA_HOME must be its folder, without a colon",
     ),
+    Sign(  # flashinfer/compilation_context.py and jit/core.py; a toolkit that does not know the GPU leaves no architecture to compile for
+        r"No supported CUDA architectures found for major versions|SM \d{1,2}\.\w{1,2} requires CUDA|FlashInfer requires GPUs with sm\d{2}",
+        "FlashInfer cannot compile for this GPU: the CUDA toolkit that it finds is too old for it, or the GPU is",
+        "Set CUDA_HOME to a toolkit that knows the GPU (12.9 or newer for Blackwell; nvcc --version shows which one is found first), or add "
+        "--env VLLM_USE_FLASHINFER_SAMPLER=0 and another --attention-backend (TRITON_ATTN)",
+    ),
     Sign(  # torch/utils/cpp_extension.py
         r"CUDA_HOME environment variable is not set",
         "Something wants to compile a kernel, and there is no CUDA toolkit",

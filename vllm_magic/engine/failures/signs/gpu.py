@@ -11,6 +11,11 @@ SIGNS = (
         "This vLLM was not built for this GPU: it is too old or too new for it",
         "Install a vLLM for its compute capability (%vllm gpu and %vllm doctor show both)",
     ),
+    Sign(  # csrc/cutlass_extensions/common.hpp, which the kernel itself prints
+        r"This kernel only supports (sm\w{2,12})",
+        "A kernel of this vLLM was built for {0} alone, and this GPU is another",
+        "Install a newer vLLM that was built for this GPU, or choose a model that is quantized otherwise",
+    ),
     Sign(  # triton/language/semantic.py
         r"type fp8e4nv not supported in this architecture",
         "This GPU cannot compute with this kind of FP8 (fp8e4nv), which needs compute capability 8.9",

@@ -33,6 +33,11 @@ SIGNS = (
         "Weights are missing in the checkpoint: {0}",
         machine_hints.missing_weights,
     ),
+    Sign(  # vllm/tokenizers/mistral.py, which processors of transformers cannot use
+        r"'Mistral(?:Common)?(?:Tokenizer|Backend)\w{0,20}' object has no attribute '(\w{1,100})'",
+        "A tokenizer of Mistral's kind has no {0}, which the model's processor wants",
+        "Leave --tokenizer-mode mistral out, or give --tokenizer-mode, --config-format and --load-format mistral together",
+    ),
     Sign(  # vllm/model_executor/model_loader/weight_utils.py
         r"Attempted to load weight \(torch\.Size\((.{1,100}?)\)\) into parameter \(torch\.Size\((.{1,100}?)\)\)",
         "A weight has the shape {0}, and the model wants {1}",

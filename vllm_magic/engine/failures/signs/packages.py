@@ -110,9 +110,14 @@ SIGNS = (
         machine_hints.install("'transformers<5'"),
     ),
     Sign(  # Python's dynamic loader
-        r"ImportError: (\S{1,300}\.so\S{0,100}: undefined symbol.*)",
-        "vLLM's compiled part does not fit what is installed beside it: {0}",
-        "Install vLLM again, in an environment of its own: its torch was changed",
+        r"ImportError: (?=(\S{1,300}))(\S{1,300}\.so\S{0,100}: undefined symbol.*)",
+        machine_hints.other_build,
+        machine_hints.other_build_hint,
+    ),
+    Sign(  # Python's dynamic loader, for a library that is not called lib...
+        r"ImportError: (?!lib)([\w+.-]{1,100}?\.so[\d.]{0,20}): cannot open shared object file",
+        machine_hints.library_missing,
+        machine_hints.library_package,
     ),
     Sign(
         r"cannot import name '(\w{1,100})' from '(\w{1,60})[\w.]{0,200}'",
@@ -161,6 +166,11 @@ SIGNS = (
         r"ImportError: (\w[\w.-]{0,60}\W[^ ]{1,60}) is required for a normal functioning of this module, but found (\S{1,60})",
         "The transformers beside vLLM needs {0}, and there is {1}",
         machine_hints.install("'{0}'"),
+    ),
+    Sign(  # nixl/_bindings
+        r"\bnixlBackendError\b|\bNIXL_ERR_BACKEND\b|UCP version is incompatible",
+        "NIXL, which moves the KV cache, cannot use the UCX that it finds: mostly one without CUDA, or of another version",
+        "Take other copies of UCX (HPC-X, the system's) out of LD_LIBRARY_PATH, and install nixl again; else leave --kv-transfer-config out",
     ),
     Sign(
         r"No package metadata was found for (\S{1,100})",

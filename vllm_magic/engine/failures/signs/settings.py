@@ -117,6 +117,11 @@ SIGNS = (
         "This model needs the hybrid KV cache manager, which is off: by its flag, or since a KV connector cannot work with it",
         "Leave --disable-hybrid-kv-cache-manager and --kv-transfer-config out",
     ),
+    Sign(  # vllm/v1/worker/utils.py, prepare_kernel_block_sizes
+        r"None of the kernel sizes \[([\d, ]{1,60})\] can divide physical block size (\d{1,6})",
+        "The attention kernels take blocks of {0} tokens, and a block of the KV cache has {1}",
+        "Set --block-size to {0}",
+    ),
     Sign(  # vllm/v1/core/encoder_cache_manager.py
         r"max_tokens_per_mm_item \((\d{1,9})\) is larger than max_num_batched_tokens \((\d{1,9})\)",
         "One image or video of this model has up to {0} tokens, and a step takes {1}",
