@@ -90,7 +90,9 @@ class ServerSpec:
             )
         if is_path:
             object.__setattr__(self, "model", str(_folder(self.model)))
-        object.__setattr__(self, "args", abbreviations.written_out(self.args, self._flag_table))
+        object.__setattr__(
+            self, "args", abbreviations.written_out(config_file.in_two_words(self.args), self._flag_table)
+        )
         self._hide_key()
         self._hide_token()
         object.__setattr__(self, "env", tuple((name, Secret(value)) for name, value in self.env))

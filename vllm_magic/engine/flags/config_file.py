@@ -1,7 +1,7 @@
 """The flags in the file of ``--config``. vLLM puts them before the flags of the command line, which win.
 
-The rules are those of vLLM 0.32 (utils/argparse_utils.py, ``load_config_file``): a key is a long option without its dashes,
-``false`` means ``--no-``, and a nested mapping is passed as JSON.
+The rules are those of vLLM 0.15 to 0.33 (utils/argparse_utils.py, ``load_config_file``): a key is a long option without its
+dashes, ``false`` means ``--no-``, and a nested mapping is passed as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_magic.engine import similar_paths
 from vllm_magic.engine.flags import abbreviations, flags
 from vllm_magic.errors import InvalidOption
 from vllm_magic.linux import files
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 FLAG = "--config"
 LONGEST = 2**15  # bytes; the parser, in Python, takes a second for that many
 LONGEST_COMPLAINT = 200  # characters of the parser's error that a message quotes
+
+
+def in_two_words(args: Sequence[str]) -> tuple[str, ...]:
+    """Return the command line with ``--config FILE`` in place of ``--config=FILE``, which vLLM accepts without reading the file."""
+    return tuple(
+        word
+        for written in args
+        for word in (written.split("=", 1) if written.startswith(f"{FLAG}=") else (written,))
+    )
 
 
 def read_flags(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | None]) -> tuple[str, ...]:
@@ -38,7 +48,7 @@ def read_flags(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | Non
     if FLAG not in args[:-1]:
         return ()
     name = args[args.index(FLAG) + 1]
-    found = _read(Path(cwd, name), name)
+    found = _read(name, cwd)
     try:
         flat = abbreviations.written_out(found, load)
     except InvalidOption as error:
@@ -54,41 +64,54 @@ def read_flags(args: Sequence[str], cwd: str, load: Callable[[], FlagTable | Non
 
 def read_model(args: Sequence[str], cwd: str) -> str | None:
     """Return the model that the file names; None if it names none, or without a file. Arguments and errors as `read_flags`."""
+    args = in_two_words(args)
     if FLAG not in args[:-1]:
         return None
-    name = args[args.index(FLAG) + 1]
-    return flags.value(_read(Path(cwd, name), name), "--model")
+    return flags.value(_read(args[args.index(FLAG) + 1], cwd), "--model")
 
 
-def _read(path: Path, name: str) -> tuple[str, ...]:
+def _read(name: str, cwd: str) -> tuple[str, ...]:
     from vllm_magic.engine.flags import bounded_yaml
 
     try:
-        text = files.read_regular(path, LONGEST)
+        text = files.read_regular(Path(cwd, name), LONGEST)
+    except FileNotFoundError:
+        meant = similar_paths.suggestion(name, cwd) or " Correct the path."
+        raise InvalidOption(f"{FLAG} {name} is not there.{meant}") from None
     except OSError as error:
         raise InvalidOption(f"{FLAG} {name} cannot be read: {error.strerror}. Check the path.") from None
     try:
         content = bounded_yaml.load(text)
         if isinstance(content, dict):
-            return tuple(
-                word for key, value in content.items() for word in _option(str(key).replace("_", "-"), value)
-            )
+            return tuple(word for key, value in content.items() for word in _option(key, value))
     except Exception as error:  # noqa: BLE001 - PyYAML raises errors of any type for a value that does not fit its tag
         said = str(error).partition("\n")[0][:LONGEST_COMPLAINT].rstrip(".") or type(error).__name__
         raise InvalidOption(f"{FLAG} {name} is no YAML that can be used: {said}. Correct the file.") from None
     raise InvalidOption(f"{FLAG} {name} holds no options. Write them as `max-model-len: 4096`, a line each.")
 
 
-def _option(key: str, value: Any) -> Iterator[str]:
+def _option(key: Any, value: Any) -> Iterator[str]:
+    if not isinstance(key, str):  # YAML reads `on`, `yes` and `no` as true or false
+        raise ValueError(f"the key {key!r} is no name of a flag. Put it in quotes")  # noqa: TRY004 - of the file
+    name = key.replace("_", "-")
     if value is False:
-        yield f"--no-{key}"
+        yield f"--no-{name}"
         return
     if value == []:
         return
-    yield f"--{key}"
+    yield f"--{name}"
     if value is True:
         return
     if isinstance(value, list):
         yield from map(str, value)
+    elif isinstance(value, dict):
+        yield _as_json(key, value)
     else:
-        yield json.dumps(value, default=str) if isinstance(value, dict) else str(value)
+        yield str(value)
+
+
+def _as_json(key: str, value: dict[Any, Any]) -> str:
+    try:
+        return json.dumps(value)
+    except TypeError:  # as vLLM's own json.dumps
+        raise ValueError(f"{key} has a date, or a name that is no text. Put it in quotes") from None

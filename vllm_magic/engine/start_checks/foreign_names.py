@@ -12,9 +12,9 @@ from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from vllm_magic.engine import similar_paths
 from vllm_magic.engine.models import hf_cache
 from vllm_magic.engine.models.model_files import cache_folder
-from vllm_magic.engine.start_checks import similar_paths
 from vllm_magic.errors import StartFailed
 
 if TYPE_CHECKING:

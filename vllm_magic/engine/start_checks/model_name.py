@@ -8,10 +8,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine import similar_paths
 from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hf_cache, hub
 from vllm_magic.engine.models.model_files import LARGEST_REF, cache_folder, folder_name, snapshot
-from vllm_magic.engine.start_checks import foreign_names, similar_paths
+from vllm_magic.engine.start_checks import foreign_names
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux import files
 

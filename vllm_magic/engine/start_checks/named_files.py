@@ -1,4 +1,4 @@
-"""Refuse flags that name a file which does not exist: a chat template, certificates, LoRA adapters."""
+"""Refuse flags that name a file which does not exist, or which vLLM does not read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine.start_checks import similar_paths
+from vllm_magic.engine import similar_paths
+from vllm_magic.engine.flags import config_file, flags
 from vllm_magic.engine.start_checks.planned_start import NO_VALUE
 from vllm_magic.errors import InvalidOption
 
@@ -21,17 +22,19 @@ CERTIFICATE = ("--ssl-keyfile", "--ssl-certfile")
 _BUILT_IN = "lib*/python3*/*-packages/vllm/transformers_utils/chat_templates"
 # A name that the Hub accepts: NAME or ORGANISATION/NAME (huggingface_hub, validate_repo_id).
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_CONFIG_ENDINGS = ("yaml", "yml")
 _DOTS = re.compile(r"\.{1,2}(/|$)")
 
 
 def check(start: PlannedStart) -> None:
-    """Check the files of the flags ``--chat-template``, ``--ssl-...`` and ``--lora-modules``.
+    """Check the files of the flags ``--config``, ``--chat-template``, ``--ssl-...`` and ``--lora-modules``.
 
     Raises:
-        InvalidOption: a file is not there.
+        InvalidOption: a file is not there, or vLLM does not read it.
     """
     if start.is_omni:
         return
+    _check_config(start)
     _check_chat_template(start)
     _check_certificates(start)
     # vLLM uses only the last of these flags (LoRAParserAction in its cli_args.py).
@@ -39,6 +42,21 @@ def check(start: PlannedStart) -> None:
     for adapter in adapters.values if adapters else ():
         if adapter not in NO_VALUE:
             _check_adapter(adapter, start)
+
+
+def _check_config(start: PlannedStart) -> None:
+    """Check what vLLM asks of ``--config`` before it opens the file (load_config_file in its utils/argparse_utils.py, 0.15 to 0.33)."""
+    args = start.spec.args
+    if args.count(config_file.FLAG) > 1:
+        raise InvalidOption(
+            f"vLLM takes one {config_file.FLAG}, and there are several. Put all flags into one file."
+        )
+    name = flags.value(args, config_file.FLAG)  # vLLM ignores one in the file
+    if name and not name.startswith("-") and name.rpartition(".")[2] not in _CONFIG_ENDINGS:
+        raise InvalidOption(
+            f"{config_file.FLAG} {name}: vLLM reads a file whose name ends with .yaml or .yml. "
+            f"Rename it to {Path(name).with_suffix('.yaml').name}."
+        )
 
 
 def _check_chat_template(start: PlannedStart) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine import similar_paths
 from vllm_magic.engine.flags.flag_table import plain
-from vllm_magic.engine.start_checks import similar_paths
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from vllm_magic.engine.flags import config_file
+from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.errors import InvalidOption
 
 CALM = 5.0  # seconds of the processor; each takes less than a tenth of that
@@ -70,6 +71,8 @@ def test_what_is_said_once_and_used_twice(tmp_path):
         pytest.param("a: " + "9" * 20_000, id="a long number"),
         pytest.param("a: " + ":".join(["1"] * 20_000), id="a long number by sixties"),
         pytest.param("? [a]\n: b", id="a list as a name"),
+        pytest.param("on: 1", id="a name that YAML reads as true"),
+        pytest.param("a: {b: 2024-01-01}", id="a date in JSON"),
         pytest.param("a: \0", id="a character that YAML has not"),
         pytest.param(b"a: \xff\xfe", id="no text"),
         pytest.param("a: 1\n---\nb: 2\n", id="two documents"),
@@ -121,3 +124,22 @@ def test_a_file_with_a_hole(tmp_path):
 def test_no_file(name):
     with pytest.raises(InvalidOption):
         named(name)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    (tmp_path / "serve.yaml").write_text("seed: 1")
+    with pytest.raises(
+        InvalidOption, match=r"^--config serv\.yaml is not there\. Did you mean serve\.yaml\?$"
+    ):
+        config_file.read_flags(("--config", "serv.yaml"), str(tmp_path), lambda: None)
+    with pytest.raises(InvalidOption, match=r"^--config ~/none\.yaml is not there\. Correct the path\.$"):
+        config_file.read_flags(("--config", "~/none.yaml"), str(tmp_path), lambda: None)
+
+
+def test_one_word(tmp_path):
+    """vLLM accepts --config=FILE, and does not read the file."""
+    (tmp_path / "v.yaml").write_text("model: org/m\nseed: 1")
+    assert config_file.read_model(("--config=v.yaml",), str(tmp_path)) == "org/m"
+    spec = ServerSpec("m", ("--config=v.yaml", "--seed=2"), cwd=str(tmp_path))
+    assert spec.args == ("--config", "v.yaml", "--seed=2")
+    assert spec.in_file == ("--model", "org/m", "--seed", "1")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from vllm_magic.engine import similar_paths
 from vllm_magic.engine.spec import ServerSpec
-from vllm_magic.engine.start_checks import foreign_names, similar_paths
+from vllm_magic.engine.start_checks import foreign_names
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
 from vllm_magic.errors import StartFailed
 

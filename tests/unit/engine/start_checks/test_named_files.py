@@ -103,3 +103,29 @@ def test_another_hub_has_other_names(check):
 def test_a_path_is_relative_to_the_working_directory_of_the_server(check, folder, monkeypatch):
     monkeypatch.chdir("/")
     check("--chat-template", "template.jinja", cwd=str(folder))
+
+
+@pytest.fixture
+def configs(folder):
+    for name in ("a.yaml", "a.yml", "yaml", "a.txt", "a", "A.YAML"):
+        (folder / name).write_text("seed: 1")
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "./a.yml", "yaml"])
+def test_a_config_that_vllm_reads(check, configs, name):
+    check("--config", name)
+
+
+@pytest.mark.parametrize(("name", "other"), [("a.txt", "a.yaml"), ("a", "a.yaml"), ("./A.YAML", "A.yaml")])
+def test_a_config_that_vllm_does_not_read(check, configs, name, other):
+    """vLLM looks at the end of the name."""
+    with pytest.raises(InvalidOption) as refused:
+        check("--config", name)
+    assert str(refused.value) == (
+        f"--config {name}: vLLM reads a file whose name ends with .yaml or .yml. Rename it to {other}."
+    )
+
+
+def test_two_configs(check, configs):
+    with pytest.raises(InvalidOption, match=r"^vLLM takes one --config, and there are several"):
+        check("--config", "a.yaml", "--config=a.yml")

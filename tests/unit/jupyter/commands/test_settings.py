@@ -186,7 +186,7 @@ class TestConfigFile:
         assert "secret-key-123" not in str(caught.value)
 
     def test_a_file_that_is_not_there(self):
-        with pytest.raises(InvalidOption, match=r"--config v\.yaml cannot be read: No such file"):
+        with pytest.raises(InvalidOption, match=r"^--config v\.yaml is not there\. Correct the path\.$"):
             ServerSpec("m", ("--config", "v.yaml"))
 
     def test_another_content_is_another_server(self, file):
