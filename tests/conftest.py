@@ -62,6 +62,14 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def environments_folder(tmp_path, monkeypatch) -> Path:
+    """Return the main folder of the environments of vLLM, which does not exist yet: starts use none of the user's own."""
+    folder = tmp_path / "environments"
+    monkeypatch.setenv("VLLM_MAGIC_ENVIRONMENTS", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
 def online(monkeypatch) -> None:
     """Have the stand-in started with names that no cache has, also where the environment of the tests forbids asking the Hub."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):

@@ -33,7 +33,9 @@ _CALLS = [
     ),
     (re.compile(r"%vllm wake ([A-Za-z0-9][\w.-]*[\w-])"), r'vllm_magic.servers()["\1"].wake()'),
     (re.compile(r"%vllm logs"), "vllm_magic.servers()[NAME].log()"),
-    (re.compile(r"%vllm (start|stop|attach|fit)\b"), r"vllm_magic.\1()"),
+    (re.compile(r"%vllm install (\d[\w.+]*\w)"), r'vllm_magic.install("\1")'),
+    (re.compile(r"%vllm ((?:install --|use )[\w. -]*\w)"), r"vllm-magic \1 in a terminal"),
+    (re.compile(r"%vllm (start|stop|attach|fit|install)\b"), r"vllm_magic.\1()"),
     (re.compile(r"%vllm (gpu|doctor|reap)\b"), r"vllm-magic \1 in a terminal"),
     (re.compile(r"%vllm(?! [a-z]+\b(?<! shows))"), "vllm_magic.servers()"),
     (
@@ -43,6 +45,7 @@ _CALLS = [
         r'\1="\2"',
     ),
     (re.compile(r"(?<![\w-])--(name|gpus|ttl|keep|timeout|cluster)(?![\w-])"), r"\1="),
+    (re.compile(r"(?<![\w-])--vllm (\d[\w.+]*\w)"), r'vllm="\1"'),
     (re.compile(r"(?<![\w-])--force(?![\w-])"), "force=True"),
 ]
 

@@ -27,6 +27,11 @@ CALLS = {
         "vllm_magic.servers() shows its state, vllm_magic.start(...) starts it"
     ),
     "(%vllm fit shows more.)": "(vllm_magic.fit() shows more.)",
+    "Install it (%vllm install), or say": "Install it (vllm_magic.install()), or say",
+    "Install it: %vllm install 0.17.0": 'Install it: vllm_magic.install("0.17.0")',
+    "(%vllm install --remove 0.17.0).": "(vllm-magic install --remove 0.17.0 in a terminal).",
+    "%vllm use 0.17.0": "vllm-magic use 0.17.0 in a terminal",
+    "Name it: --vllm 0.17.0.": 'Name it: vllm="0.17.0".',
     "Give it more time with --timeout, or see": "Give it more time with timeout=, or see",
     "--cluster auto uses it; write --cluster http://HEAD:8265.": (
         'cluster="auto" uses it; write cluster="http://HEAD:8265".'

@@ -6,7 +6,8 @@
     ├── 0.17.0-cu128-py312/     one environment, or a link to it if it was installed with --into
     │   ├── bin/python, bin/vllm, lib/...
     │   └── proved.json         written last: this vLLM was started and works
-    └── ...
+    ├── ...
+    └── chosen                  the name of the environment that starts use; without it they use the newest
 
 Only an environment with its proof is used. An environment cannot be moved, since its scripts contain its path, so the proof
 names the path. The proof and the environment must belong to this user or to root, who may prepare environments for all users.
@@ -26,11 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from vllm_magic.engine import versions
-from vllm_magic.errors import VllmMagicError, reason
-from vllm_magic.linux import disk, home
+from vllm_magic.errors import InvalidOption, VllmMagicError, reason
+from vllm_magic.linux import disk, files, home
 
 VARIABLE = "VLLM_MAGIC_ENVIRONMENTS"
 PROOF = "proved.json"
+CHOICE = "chosen"
+NEWEST = "newest"  # stands for a version: no environment is chosen
+LONGEST_NAME = 255  # bytes of a file name (NAME_MAX, limits.h)
 LONGEST_PROOF = 2**16  # bytes; a proof has 400
 LIMIT = 2.0  # seconds for a disk to show one environment
 SIZE_LIMIT = (
@@ -189,9 +193,102 @@ def broken() -> list[BrokenEnvironment]:
     return sorted((one for one in _all() if isinstance(one, BrokenEnvironment)), key=lambda one: one.name)
 
 
+def used() -> InstalledEnvironment | None:
+    """Return the environment that starts use: the chosen one, or the newest if that does not work; None if there is none."""
+    found = chosen()
+    if found is None:
+        found = next(iter(installed()), None)
+    return found
+
+
+def chosen() -> InstalledEnvironment | None:
+    """Return the chosen environment; None if none is chosen, or it does not work."""
+    name = chosen_name()
+    if not name or Path(name).name != name:
+        return None
+    found = _examined(main_folder() / name)
+    return found if isinstance(found, InstalledEnvironment) else None
+
+
+def chosen_name() -> str:
+    """Return the name of the chosen environment, which may be broken or gone; "" if none is chosen."""
+    try:
+        main = main_folder()
+        return disk.call(main, files.read_regular, main / CHOICE, LONGEST_NAME, limit=LIMIT).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def choose(wanted: str) -> InstalledEnvironment:
+    """Choose the environment that starts of this user use from now on, and return it.
+
+    Args:
+        wanted: a version or a name, as for `named`; `NEWEST` to have the newest used, also if a newer one is installed later.
+
+    Raises:
+        InvalidOption: it is not installed.
+        VllmMagicError: the choice cannot be stored.
+    """
+    found = next(iter(installed()), None) if wanted == NEWEST else named(wanted)
+    if found is None:
+        raise _not_installed("")
+    try:
+        main = main_folder()
+        if wanted == NEWEST:
+            disk.call(main, _forget, main / CHOICE)
+        else:
+            disk.call(main, _write, main / CHOICE, found.name.encode())
+    except OSError as error:
+        raise VllmMagicError(
+            f"The choice cannot be stored in {main}: {reason(error)}. Name the version in each start: --vllm {found.version}."
+        ) from None
+    return found
+
+
+def named(wanted: str) -> InstalledEnvironment:
+    """Return the environment of a version, or of a name.
+
+    Args:
+        wanted: "0.17.0", or "0.17" for the newest of these, or the name of the folder.
+
+    Raises:
+        InvalidOption: it is not installed; the message says which are.
+    """
+    for found in installed():
+        if _is_meant(found, wanted):
+            return found
+    raise _not_installed(wanted)
+
+
+def _is_meant(one: InstalledEnvironment | BrokenEnvironment, wanted: str) -> bool:
+    version = one.version if isinstance(one, InstalledEnvironment) else one.name.partition("-")[0]
+    return wanted in {one.name, version} or version.startswith((f"{wanted}.", f"{wanted}+"))
+
+
+def _not_installed(wanted: str) -> InvalidOption:
+    versions_here = ", ".join(dict.fromkeys(one.version for one in installed()))
+    problem = next((one for one in broken() if wanted and _is_meant(one, wanted)), None)
+    if problem:
+        what = f"{problem.name} is not used: {problem.problem}."
+    elif wanted:
+        what = f"vLLM {wanted} is not installed." + (f" Installed: {versions_here}." if versions_here else "")
+    else:
+        what = "No vLLM is installed in an environment of its own."
+    return InvalidOption(
+        f"{what} Install it: {f'%vllm install {wanted}' if _is_version(wanted) else '%vllm install'}"
+    )
+
+
+def _is_version(text: str) -> bool:
+    return versions.sort_key(text) > versions.sort_key("")
+
+
 def _all() -> list[InstalledEnvironment | BrokenEnvironment]:
     try:
         main = main_folder()
+    except OSError:  # this user has no home folder
+        return []
+    try:
         paths = disk.call(main, _folders, main, limit=LIMIT)
     except FileNotFoundError:
         return []
@@ -288,6 +385,10 @@ def _problem(path: Path, found: InstalledEnvironment) -> str:
 
 def _is_trusted(status: os.stat_result) -> bool:
     return status.st_uid in {0, os.getuid()} and not status.st_mode & stat.S_IWOTH
+
+
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _make_writable(folder: Path) -> None:

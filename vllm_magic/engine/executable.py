@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from vllm_magic.engine import environments
 from vllm_magic.errors import ExecutableNotFound
 from vllm_magic.linux import files, home
 
@@ -26,7 +27,10 @@ _ENTRY_POINT = re.compile(r"^from vllm\.[\w.]+ import main$", re.MULTILINE)
 
 
 def find(wanted: str | None = None) -> str:
-    """Return the absolute path of ``vllm``: ``wanted``, $VLLM_MAGIC_EXECUTABLE, beside this Python, or in $PATH.
+    """Return the absolute path of ``vllm``.
+
+    That is ``wanted``, $VLLM_MAGIC_EXECUTABLE, the one beside this Python, the one of the environment that is used
+    (`environments.used`), or the one in $PATH.
 
     Raises:
         ExecutableNotFound: vLLM is not found.
@@ -40,13 +44,17 @@ def find(wanted: str | None = None) -> str:
             raise ExecutableNotFound(f"{named} is not a program that can be run. Check the path of vLLM.")
         return str(Path(found).absolute())
     beside = str(Path(sys.executable).with_name("vllm")) if sys.executable else ""
-    found = shutil.which(beside) or shutil.which("vllm")
-    if not found:
-        raise ExecutableNotFound(
-            "vLLM is not installed here. Install it (pip install vllm), or say where it is: "
-            "--executable /path/to/vllm, or $VLLM_MAGIC_EXECUTABLE."
-        )
-    return str(Path(found).absolute())
+    if found := shutil.which(beside):
+        return str(Path(found).absolute())
+    if environment := environments.used():
+        return environment.executable
+    if found := shutil.which("vllm"):
+        return str(Path(found).absolute())
+    broken = "".join(f"{one.name} is not used: {one.problem}. " for one in environments.broken()[:1])
+    raise ExecutableNotFound(
+        f"vLLM is not installed here. {broken}Install it (%vllm install), or say where it is: "
+        "--executable /path/to/vllm, or $VLLM_MAGIC_EXECUTABLE."
+    )
 
 
 def interpreter(path: str) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from vllm_magic.engine import address as address_module
-from vllm_magic.engine import command, executable, free_port
+from vllm_magic.engine import command, environments, executable, free_port
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.spec import ServerSpec, default_name
 from vllm_magic.errors import ExecutableNotFound, InvalidOption, StartFailed
@@ -432,6 +432,12 @@ class TestExecutable:
             executable.find()
         last = program(tmp_path / "path" / "vllm")
         assert executable.find() == str(last)
+        environment = environments.new_path("0.17.0-cpu-py312")
+        for name in ("python", "vllm"):
+            program(environment / "bin" / name)
+        assert executable.find() == str(last)  # not proved
+        environments.write_proof(environment, version="0.17.0", package="vllm", python="3.12", backend="cpu")
+        assert executable.find() == str(environment / "bin" / "vllm")
         beside = program(tmp_path / "python" / "vllm")
         assert executable.find() == str(beside)
         named = program(tmp_path / "named" / "vllm")
@@ -439,6 +445,17 @@ class TestExecutable:
         assert executable.find() == str(named)
         wanted = program(tmp_path / "wanted" / "my-vllm")
         assert executable.find(str(wanted)) == str(wanted)
+
+    def test_an_environment_that_does_not_work_is_named(self, environments_folder):
+        environment = environments.new_path("0.17.0-cpu-py312")
+        for name in ("python", "vllm"):
+            program(environment / "bin" / name)
+        environments.write_proof(environment, version="0.17.0", package="vllm", python="3.12", backend="cpu")
+        (environment / "bin" / "python").unlink()
+        with pytest.raises(
+            ExecutableNotFound, match=r"0\.17\.0-cpu-py312 is not used: its Python is gone\. Install it"
+        ):
+            executable.find()
 
     def test_a_name_is_looked_up_and_a_path_is_not(self, tmp_path):
         program(tmp_path / "path" / "vllm-2")

@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 
 from vllm_magic.engine import environments
-from vllm_magic.errors import VllmMagicError
+from vllm_magic.errors import InvalidOption, VllmMagicError
 
 
 @pytest.fixture
-def main(tmp_path, monkeypatch) -> Path:
+def main(environments_folder) -> Path:
     """The main folder, which does not exist yet."""
-    folder = tmp_path / "environments"
-    monkeypatch.setenv("VLLM_MAGIC_ENVIRONMENTS", str(folder))
-    return folder
+    return environments_folder
 
 
 def built(version: str, backend: str = "cpu", into: Path | None = None) -> Path:
@@ -191,3 +189,89 @@ class TestBroken:
             environments.write_proof(path, version="0.17.0", package="vllm", python="3.12", backend="cpu")
         monkeypatch.undo()
         assert not [name for name in os.listdir(path) if name != "bin"]
+
+
+class TestChoice:
+    def test_without_one_the_newest_is_used(self, main):
+        assert environments.used() is None
+        proved("0.17.0")
+        newest = proved("0.33.0")
+        assert environments.used() == newest
+        assert environments.chosen() is None
+
+    def test_a_choice_stays(self, main):
+        older = proved("0.17.0")
+        proved("0.33.0")
+        assert environments.choose("0.17.0") == older
+        assert environments.used() == environments.chosen() == older
+        proved("0.34.0")
+        assert environments.used() == older
+        assert environments.choose("newest").version == "0.34.0"
+        assert environments.chosen() is None
+        assert environments.used().version == "0.34.0"
+
+    def test_a_choice_that_does_not_work_any_more(self, main):
+        older = proved("0.17.0")
+        newest = proved("0.33.0")
+        environments.choose(older.name)
+        Path(older.executable).unlink()
+        assert environments.chosen() is None
+        assert environments.chosen_name() == older.name
+        assert environments.used() == newest
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"../0.17.0-cpu-py312", b"/", b".", b"\xff", b"x" * 1000, b"no-such"]
+    )
+    def test_a_choice_that_makes_no_sense(self, main, content):
+        newest = proved("0.17.0")
+        (main / "chosen").write_bytes(content)
+        assert environments.chosen() is None
+        assert environments.used() == newest
+
+    @pytest.mark.parametrize("wanted", ["0.17.1", "0.17", "0", "0.17.1-cpu-py312"])
+    def test_the_ways_to_name_one(self, main, wanted):
+        proved("0.17.0")
+        meant = proved("0.17.1")
+        assert environments.named(wanted) == meant
+
+    def test_of_two_builds_of_a_version_the_later_is_meant(self, main):
+        proved("0.17.0", "cpu")
+        later = proved("0.17.0", "cu128")
+        assert environments.named("0.17.0") == later
+        assert environments.named("0.17.0-cpu-py312").backend == "cpu"
+
+    @pytest.mark.parametrize(
+        ("wanted", "text"),
+        [
+            ("0.18.0", "vLLM 0.18.0 is not installed. Installed: 0.33.0, 0.17.0. Install it: "),
+            ("0.1", "vLLM 0.1 is not installed."),
+            (
+                "0.2.0",
+                "0.2.0-cpu-py312 is not used: it is not proved: its installation is under way, or was interrupted.",
+            ),
+            ("abc", "vLLM abc is not installed."),
+        ],
+    )
+    def test_one_that_is_not_installed(self, main, wanted, text):
+        for version in ("0.17.0", "0.33.0"):
+            proved(version)
+        built("0.2.0")
+        for function in (environments.named, environments.choose):
+            with pytest.raises(InvalidOption) as caught:
+                function(wanted)
+            assert str(caught.value).startswith(text)
+        assert not (main / "chosen").exists()
+
+    def test_none_is_installed(self, main):
+        with pytest.raises(InvalidOption, match="No vLLM is installed in an environment of its own"):
+            environments.choose("newest")
+        with pytest.raises(InvalidOption, match=r"vLLM 0\.17\.0 is not installed\. Install it"):
+            environments.choose("0.17.0")
+
+    def test_a_choice_that_cannot_be_stored(self, main):
+        proved("0.17.0")
+        (main / "chosen").mkdir()
+        with pytest.raises(
+            VllmMagicError, match=r"^The choice cannot be stored in .*: Is a directory\. Name the version"
+        ):
+            environments.choose("0.17.0")

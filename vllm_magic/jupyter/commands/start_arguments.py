@@ -54,7 +54,7 @@ OPTIONS = (
     ),
     CommandOption(
         "--executable",
-        "the vllm to run (default: $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, vllm on $PATH)",
+        "the vllm to run (default: $VLLM_MAGIC_EXECUTABLE, vllm beside this Python, that of %vllm install, vllm on $PATH)",
         "PATH",
         kind=ValueKind.FILE,
     ),
