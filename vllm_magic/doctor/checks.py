@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic import durations, ledger
 from vllm_magic.doctor import jobs
 from vllm_magic.doctor.findings import Finding, Topic
 from vllm_magic.doctor.unowned import Owner
+from vllm_magic.engine import environments
 from vllm_magic.engine.start_checks import machine as machine_limits
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
@@ -23,10 +26,10 @@ from vllm_magic.sizes import gib
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from vllm_magic.children.installed import Installed
     from vllm_magic.doctor.findings import ReportedServer, ReportedTree
+    from vllm_magic.engine.environments import BrokenEnvironment, InstalledEnvironment
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.guard.record import Record
     from vllm_magic.ledger import Entry
@@ -232,8 +235,39 @@ def vllm(found: Installed) -> Iterator[Finding]:
     """Yield a finding if vLLM is missing or broken."""
     if found.problem:
         misled = found.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
-        reinstall = "pip install --force-reinstall vllm" if found.executable else "pip install vllm"
-        yield Finding(Topic.VLLM, found.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else reinstall)
+        # The vLLM beside this Python comes before an environment.
+        is_beside = (
+            bool(found.executable) and Path(found.executable or "").parent == Path(sys.executable).parent
+        )
+        install = "pip install --force-reinstall vllm" if is_beside else "vllm-magic install"
+        yield Finding(Topic.VLLM, found.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else install)
+
+
+def installations(
+    installed: Sequence[InstalledEnvironment], broken: Sequence[BrokenEnvironment], chosen: str
+) -> Iterator[Finding]:
+    """Yield a finding for each environment of vLLM that does not work. One that is being installed is none.
+
+    Args:
+        installed: the environments that work.
+        broken: those that do not.
+        chosen: the name of the environment that starts are to use; "" for the newest.
+    """
+    for one in broken:
+        if one.is_unfinished:
+            continue
+        what = f"The environment of vLLM {one.path} is not used: {one.problem}."
+        if one.is_main_folder:
+            yield Finding(Topic.VLLM, what, f"export {environments.VARIABLE}=/path/to/a/folder/of/your/own")
+        elif one.version and (one.name == chosen or not installed):
+            yield Finding(Topic.VLLM, what, f"vllm-magic install {one.version}")
+        else:
+            yield Finding(Topic.VLLM, what, f"vllm-magic install --remove {one.name}")
+    if chosen and chosen not in {*(one.name for one in installed), *(one.name for one in broken)}:
+        use = f"vllm-magic use {environments.NEWEST}"
+        yield Finding(
+            Topic.VLLM, f"The environment of vLLM {chosen} was chosen for each start, and is gone.", use
+        )
 
 
 def limits(snapshot: Snapshot, version: str | None) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from vllm_magic import ledger
 from vllm_magic.children import installed
 from vllm_magic.doctor import blind, checks, gpus, unowned
 from vllm_magic.doctor.findings import Report, ReportedListener, ReportedRelease, ReportedServer, ReportedTree
-from vllm_magic.engine import versions
+from vllm_magic.engine import environments, versions
 from vllm_magic.engine.flags import flag_table
 from vllm_magic.gpu import locks
 from vllm_magic.guard.record import Phase
@@ -74,6 +74,7 @@ def survey(probe: Probe, executable: str | None = None) -> Report:
         *checks.folders(known.problem, locked),
         *checks.driver(now),
         *checks.vllm(vllm),
+        *checks.installations(environments.installed(), environments.broken(), environments.chosen_name()),
         *checks.limits(now, vllm.version),
     )
     return Report(

@@ -82,15 +82,28 @@ class BrokenEnvironment:
     Attributes:
         path: the folder.
         problem: why it is not used, in a few words.
+        is_main_folder: whether it is the main folder itself, so that no environment can be used.
     """
 
     path: str
     problem: str
+    is_main_folder: bool = False
 
     @property
     def name(self) -> str:
         """The name of the folder."""
         return Path(self.path).name
+
+    @property
+    def version(self) -> str:
+        """The version of vLLM, by the name of the folder; "" if the name does not say it."""
+        version = self.name.partition("-")[0]
+        return version if versions.sort_key(version) > versions.sort_key("") else ""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it may be that its installation is under way."""
+        return self.problem == UNFINISHED
 
 
 def main_folder() -> Path:
@@ -261,8 +274,7 @@ def named(wanted: str) -> InstalledEnvironment:
 
 
 def _is_meant(one: InstalledEnvironment | BrokenEnvironment, wanted: str) -> bool:
-    version = one.version if isinstance(one, InstalledEnvironment) else one.name.partition("-")[0]
-    return wanted in {one.name, version} or version.startswith((f"{wanted}.", f"{wanted}+"))
+    return wanted in {one.name, one.version} or one.version.startswith((f"{wanted}.", f"{wanted}+"))
 
 
 def _not_installed(wanted: str) -> InvalidOption:
@@ -293,7 +305,7 @@ def _all() -> list[InstalledEnvironment | BrokenEnvironment]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        return [BrokenEnvironment(str(main), f"it cannot be read: {reason(error)}")]
+        return [BrokenEnvironment(str(main), f"it cannot be read: {reason(error)}", is_main_folder=True)]
     return [_examined(path) for path in paths]
 
 

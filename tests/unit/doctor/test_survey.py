@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from vllm_magic import ledger
 from vllm_magic.children import installed
 from vllm_magic.doctor import checks, findings, survey, text
 from vllm_magic.doctor.findings import Finding, Report, Topic
-from vllm_magic.engine import executable
+from vllm_magic.engine import environments, executable
+from vllm_magic.engine.environments import BrokenEnvironment, InstalledEnvironment
 from vllm_magic.gpu import locks, nvml_child
 from vllm_magic.gpu.devices import Gpu, Snapshot
 from vllm_magic.guard import record as records
@@ -60,7 +62,51 @@ class TestVllm:
         script = self.script(tmp_path, "#!/nowhere/python3.11\n")
         found = installed.find(str(script))
         assert "/nowhere/python3.11" in found.problem
+        assert [finding.command for finding in checks.vllm(found)] == ["vllm-magic install"]
+
+    def test_the_one_beside_this_python_comes_before_an_environment(self, tmp_path, monkeypatch):
+        found = installed.find(str(self.script(tmp_path, "#!/nowhere/python3.11\n")))
+        monkeypatch.setattr(sys, "executable", str(Path(found.executable).with_name("python")))
         assert [finding.command for finding in checks.vllm(found)] == ["pip install --force-reinstall vllm"]
+
+    @pytest.mark.parametrize(
+        ("name", "problem", "works", "chosen", "command"),
+        [
+            ("0.17.0-cpu-py312", "its Python is gone", [], "", "vllm-magic install 0.17.0"),
+            (
+                "0.17.0-cpu-py312",
+                "its Python is gone",
+                ["0.33.0"],
+                "0.17.0-cpu-py312",
+                "vllm-magic install 0.17.0",
+            ),
+            (
+                "0.17.0-cpu-py312",
+                "its Python is gone",
+                ["0.33.0"],
+                "",
+                "vllm-magic install --remove 0.17.0-cpu-py312",
+            ),
+            ("other", "it was moved", [], "", "vllm-magic install --remove other"),
+            ("0.17.0-cpu-py312", environments.UNFINISHED, [], "", None),
+            (None, "", ["0.33.0"], "0.17.0-cpu-py312", "vllm-magic use newest"),
+            (None, "", ["0.33.0"], "0.33.0-cpu-py312", None),
+        ],
+    )
+    def test_environments_that_do_not_work(self, name, problem, works, chosen, command):
+        working = [
+            InstalledEnvironment(f"/e/{one}-cpu-py312", one, "vllm", "3.12", "cpu", "/x", 0.0, 0, "0.1")
+            for one in works
+        ]
+        broken = [BrokenEnvironment(f"/e/{name}", problem)] if name else []
+        found = [finding.command for finding in checks.installations(working, broken, chosen)]
+        assert found == ([command] if command else [])
+
+    def test_a_folder_of_environments_that_cannot_be_read(self, environments_folder):
+        environments_folder.write_text("")
+        (finding,) = checks.installations([], environments.broken(), "")
+        assert finding.what.endswith("environments is not used: it cannot be read: Not a directory.")
+        assert finding.command.startswith("export VLLM_MAGIC_ENVIRONMENTS=")
 
     @pytest.mark.parametrize(
         ("head", "python"),
@@ -200,7 +246,9 @@ class TestText:
             ("vllm-magic reap --pid 7", "%vllm reap --pid 7"),
             ("vllm-magic doctor", "%vllm doctor"),
             ("vllm-magic stop tiny", "!vllm-magic stop tiny"),
-            ("pip install vllm", "%pip install vllm"),
+            ("pip install nvidia-ml-py", "%pip install nvidia-ml-py"),
+            ("vllm-magic install 0.17.0", "%vllm install 0.17.0"),
+            ("vllm-magic use newest", "%vllm use newest"),
             ("export VLLM_MAGIC_HOME=x", "%env VLLM_MAGIC_HOME=x"),
             ("unset VLLM_MAGIC_EXECUTABLE", "%env VLLM_MAGIC_EXECUTABLE="),
             ("rm -r /x", "!rm -r /x"),

@@ -27,7 +27,7 @@ _SIGNALS: dict[int, str] = {
     signal.SIGKILL: "Usually the machine's memory has run out (dmesg tells): free some, or take a smaller model",
     signal.SIGBUS: "Usually /dev/shm is full: make it larger (docker run --shm-size), or free some of it",
     signal.SIGILL: "This build of vLLM uses instructions that the processor does not have: install another",
-    signal.SIGSEGV: "A compiled part has crashed: usually packages do not fit together. Install vLLM again, in an environment of its own",
+    signal.SIGSEGV: "A compiled part has crashed: usually packages do not fit together. Install vLLM again, in an environment of its own (%vllm install)",
     signal.SIGTERM: "Somebody else ended it: a batch system, or kill",
     signal.SIGINT: "Somebody else interrupted it",
 }
@@ -231,7 +231,7 @@ def not_loaded_hint(match: re.Match[str], _: HintContext) -> str:
         )
     if missing := re.match(r"(\S{1,300}): cannot open shared object file", reason):
         return f"Install the package that has {missing[1]}, or a vLLM that was built for this machine"
-    return "Install vLLM again, in an environment of its own"
+    return "Install vLLM again, in an environment of its own (%vllm install)"
 
 
 def field(match: re.Match[str], context: HintContext) -> str:

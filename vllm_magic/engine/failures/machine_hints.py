@@ -54,7 +54,7 @@ def check_packages(_: re.Match[str], context: HintContext) -> str:
     """Return how to find packages that do not fit together."""
     return (
         f"{context.python} -m pip check names what does not fit; else install vLLM again, or another version of it, in an "
-        "environment of its own"
+        "environment of its own (%vllm install)"
     )
 
 
@@ -151,8 +151,8 @@ def missing_weights(match: re.Match[str], _: HintContext) -> str:
 def missing_module(match: re.Match[str], context: HintContext) -> str:
     """Return what brings a Python module."""
     if match[1] == "vllm":
-        return f"This Python has no vLLM: {context.python} -m pip install vllm, or --executable names one that has it"
-    return f"Install the package that has it in the environment of {context.python}, or install vLLM again"
+        return f"{context.python} has no vLLM: install it (%vllm install), or name another vLLM: --executable /path/to/vllm"
+    return f"Install the package that has it in the environment of {context.python}, or install vLLM again (%vllm install)"
 
 
 def too_many_processes(_: re.Match[str], context: HintContext) -> str:
@@ -225,7 +225,7 @@ def library_missing(match: re.Match[str], _: HintContext) -> str:
 def library_package(match: re.Match[str], _: HintContext) -> str:
     """Return what brings the library."""
     if _CUDA_LIBRARY.match(match[1]):
-        return "Install vLLM again, in an environment of its own: torch and vLLM must be of one build"
+        return "Install vLLM again, in an environment of its own (%vllm install): torch and vLLM must be of one build"
     return next(
         (hint for name, hint in _LIBRARIES if re.match(name, match[1])),
         "Install the package that has it; if it is there, add its folder to LD_LIBRARY_PATH (--env LD_LIBRARY_PATH=FOLDER)",

@@ -39,6 +39,8 @@ WHEN_SPARE = {
 _IN_A_CELL = {
     "vllm-magic doctor": "%vllm doctor",
     "vllm-magic reap": "%vllm reap",
+    "vllm-magic install": "%vllm install",
+    "vllm-magic use": "%vllm use",
     "pip ": "%pip ",
     "export ": "%env ",
     "unset ": "%env ",

@@ -170,7 +170,7 @@ SAID = {
     "nf4_shape": ("Tried to load weights of size", "try a newer one"),
     "root_cache": ("/.triton may not be read or written", "--env HOME=/tmp"),
     "kernels_package": ("Either a revision or a version must be specified", "in the package kernels"),
-    "no_vllm": ("vLLM misses the module vllm", "-m pip install vllm"),
+    "no_vllm": ("vLLM misses the module vllm", "has no vLLM: install it (%vllm install)"),
     "per_layer": ("AmbiguousGlobalPerLayerAttributeError", "try a newer vLLM"),
     "no_score": ("Weights are missing in the checkpoint: {'score.weight'}", "--hf-overrides"),
     "absmax": ("layers.0.mlp.down_proj.weight.absmax", "--quantization bitsandbytes"),

@@ -6,7 +6,7 @@ from vllm_magic.engine.failures import machine_hints
 from vllm_magic.engine.failures.signs.sign import Sign
 
 _OTHER_BUILD = (
-    "Update the driver, or install a vLLM that was built for a CUDA that the driver runs (%vllm doctor)"
+    "Update the driver, or install a vLLM that was built for a CUDA that the driver runs (%vllm install)"
 )
 _REBOOT = "Look into dmesg for lines with Xid; reset the GPU (nvidia-smi --gpu-reset) or reboot the machine"
 
@@ -14,7 +14,7 @@ SIGNS = (
     Sign(  # torch/csrc/cuda/Module.cpp; a warning of torch/cuda/__init__.py where vLLM then finds no device
         r"NVIDIA driver on your system is too old \(found version (\d{4,6})\)",
         machine_hints.driver_too_old,
-        "Update the driver (580 or newer runs CUDA 13), or install a vLLM that was built for CUDA 12",
+        "Update the driver (580 or newer runs CUDA 13), or install a vLLM that was built for CUDA 12 (%vllm install)",
     ),
     Sign(
         r"CUDA driver version is insufficient for CUDA runtime version",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from vllm_magic.engine.failures import hints, machine_hints
 from vllm_magic.engine.failures.signs.sign import Sign
 
-_OWN_ENVIRONMENT = "Install vLLM again, in an environment of its own"
+_OWN_ENVIRONMENT = "Install vLLM again, in an environment of its own (%vllm install)"
 
 SIGNS = (
     Sign(
         r"undefined symbol: (?:__nvJitLink|cublas|cudnn|cusparse|cusolver|cufft)\w{1,100}",
         "A library of CUDA that is found first is older than the one that torch was built for",
-        "Take it out of LD_LIBRARY_PATH (%env LD_LIBRARY_PATH=), or install vLLM again in an environment of its own",
+        "Take it out of LD_LIBRARY_PATH (%env LD_LIBRARY_PATH=), or install vLLM again in an environment of its own (%vllm install)",
     ),
     Sign(  # torch/_ops.py, where a part is used that could not be loaded
         r"'_OpNamespace' '(\w{1,100})' object has no attribute '(\w{1,100})'",
@@ -47,7 +47,7 @@ SIGNS = (
     Sign(  # not the warning "Failed to import from vllm._C: ModuleNotFoundError(...)": 0.33 for CUDA gives it wherever it sees no GPU
         r"(?<!\(\")No module named 'vllm\._C(?:_\w{1,40})?'|operator _C::\w{1,100} does not exist",
         "The compiled part of vLLM cannot be loaded",
-        "Install vLLM again, as a wheel for this machine and Python; do not start it in a folder with vLLM's source",
+        "Install vLLM again, as a wheel for this machine and Python (%vllm install); do not start it in a folder with vLLM's source",
     ),
     Sign(
         r"operator torchvision::\w{1,50} does not exist",
@@ -57,17 +57,17 @@ SIGNS = (
     Sign(
         r"Could not run '(_?\w{1,40}::\w{1,100})' with arguments from the '(\w{1,40})' backend",
         "This build of vLLM has no {0} for {1}: it was built for another kind of device",
-        "Install the vLLM for this machine's GPU, in an environment of its own",
+        "Install the vLLM for this machine's GPU, in an environment of its own (%vllm install)",
     ),
     Sign(
         r"cannot import name '(\w{1,100})' from '(vllm[\w.]{0,200})' \((.{1,300}?)\)",
         "vLLM's module {1} has no {0}: it is damaged, or mixed from two versions ({2})",
-        "Install vLLM again, in an environment of its own, and do not start it in a folder that contains another vllm",
+        "Install vLLM again, in an environment of its own (%vllm install), and do not start it in a folder that contains another vllm",
     ),
     Sign(
         r"module 'vllm' has no attribute '(\w{1,100})'",
         "A folder that is called vllm stands in the way of the package vllm: it has no {0}",
-        "Start the server from a folder without one in it; if there is none, install vLLM again",
+        "Start the server from a folder without one in it; if there is none, install vLLM again (%vllm install)",
     ),
     Sign(
         r"cannot import name '(\w{1,100})' from '(transformers[\w.]{0,200})'",
@@ -218,23 +218,23 @@ SIGNS = (
     Sign(  # torch/_library/infer_schema.py
         r"infer_schema\(func\): (.{1,200})",
         "The torch beside vLLM is too old or too new for it: {0}",
-        "Install vLLM again, in an environment of its own: its torch was changed",
+        "Install vLLM again, in an environment of its own (%vllm install): its torch was changed",
     ),
     Sign(  # torch
         r"Only a single TORCH_LIBRARY can be used to register|Tried to instantiate class '_\w{1,40}|"
         r"already (?:been )?registered.{0,100}(?:namespace|operator)|Tried to register an operator .{1,200} multiple times",
         "vLLM's compiled parts are there twice, or do not fit torch",
-        "Install vLLM again, in an environment of its own",
+        "Install vLLM again, in an environment of its own (%vllm install)",
     ),
     Sign(  # torchvision/extension.py
         r"PyTorch and torchvision were compiled with different CUDA",
         "torchvision does not fit the torch beside it",
-        "Install vLLM again, in an environment of its own",
+        "Install vLLM again, in an environment of its own (%vllm install)",
     ),
     Sign(
         r"^((?:SyntaxError|IndentationError): .{1,200}|TypeError: unsupported operand type\(s\) for \|.{0,100})",
         "A package beside vLLM is not for this version of Python: {0}",
-        "Install vLLM in an environment with a Python that it supports (3.10 to 3.13)",
+        "Install vLLM in an environment with a Python that it supports (%vllm install)",
         general=True,
     ),
     Sign(
@@ -246,7 +246,7 @@ SIGNS = (
     Sign(
         r"OSError: (\S{1,300}\.so[\w.]{0,20}): (.{1,200})",
         "The library {0} cannot be loaded: {1}",
-        "Install vLLM again, in an environment of its own, and take other copies of its libraries out of LD_LIBRARY_PATH",
+        "Install vLLM again, in an environment of its own (%vllm install), and take other copies of its libraries out of LD_LIBRARY_PATH",
         general=True,
     ),
     Sign(
