@@ -5,6 +5,7 @@
     VllmMagicError
     ├── InvalidOption          an argument or option is not valid (also a ValueError)
     ├── ExecutableNotFound     vLLM is not found
+    ├── InstallFailed          vLLM could not be installed
     ├── NameInUse              another server has this name
     ├── ServerNotFound         no server has this name (also a LookupError)
     ├── NotEnoughMemory        the GPUs have too little free memory
@@ -111,6 +112,32 @@ class InvalidOption(VllmMagicError, ValueError):
 
 class ExecutableNotFound(VllmMagicError):
     """The executable of vLLM is not found."""
+
+
+class InstallFailed(VllmMagicError):
+    """vLLM could not be installed. Nothing uses the unfinished environment.
+
+    Args:
+        cause: what happened, without a full stop.
+        hint: what to do, without a full stop.
+        output: the last lines of the program that failed, oldest first.
+
+    Attributes:
+        cause: what happened, in one line.
+        hint: what to do, in one line.
+        output: the lines, with masked keys.
+    """
+
+    def __init__(self, cause: str, hint: str, output: Sequence[str] = ()) -> None:
+        super().__init__(f"{cause}. {hint}.")
+        self.cause = written(one_line(cause))
+        self.hint = written(one_line(hint))
+        self.output = tuple(map(mask, output))
+
+    @property
+    def details(self) -> list[str]:
+        """The last lines of the program that failed."""
+        return [f"  {line}" for line in self.output]
 
 
 class NameInUse(VllmMagicError):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 READ_LIMIT = 900.0  # seconds; reading takes long from a cold disk, and on a busy machine
 RENEWAL = 600.0  # seconds after which the flags are read again if the last result has become invalid
+CHECK_INTERVAL = 0.1  # seconds between checks whether a reading has ended
+WAIT_LIMIT = 60.0  # seconds that a reader may take longer than its own limit
 RETRY = 86400.0  # seconds after which the flags are read again if the reader left no result
 
 _WATCH = Path(flag_watch.__file__)
@@ -60,6 +62,25 @@ def table(path: str) -> FlagTable | None:
         finally:
             _beginning.release()
     return flag_table.load(path)
+
+
+def read(path: str) -> FlagTable | None:
+    """Read the flags of the vLLM at this absolute path now, and wait for the end. An interrupt ends the reading.
+
+    Returns:
+        The flags; None if they cannot be read.
+    """
+    pause, deadline = threading.Event(), time.monotonic() + READ_LIMIT + WAIT_LIMIT
+    found = table(path)
+    attempt = _attempts.get(path)
+    try:
+        while attempt is not None and not attempt.process.has_ended() and time.monotonic() < deadline:
+            pause.wait(CHECK_INTERVAL)
+    except BaseException:
+        if attempt is not None:
+            attempt.process.end()
+        raise
+    return flag_table.load(path) or found
 
 
 def _begin(path: str, python: tuple[str, ...]) -> None:
