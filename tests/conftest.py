@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -37,6 +38,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
+_numbers = itertools.count()  # of the cache folders of this process
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Iterator[Path]:
@@ -54,9 +57,10 @@ def home(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
+def cache(tmp_path_factory, monkeypatch) -> Path:
     """Return the path of the cache folder, which does not exist yet."""
-    folder = tmp_path / "cache"
+    # Not in `tmp_path`: most tests need no folder, and pytest would make and remove one for each of them.
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(_numbers)}"
     monkeypatch.setenv("VLLM_MAGIC_CACHE", str(folder))
     return folder
 
