@@ -100,7 +100,8 @@ class StandIn:
         for process in self.processes():
             maps = Path(f"/proc/{process.pid}/maps").read_text()
             inodes |= {int(inode) for inode in re.findall(r" (\d+) +/dev/shm/", maps)}
-        return sorted(path for path in Path("/dev/shm").iterdir() if path.stat().st_ino in inodes)
+        with os.scandir("/dev/shm") as entries:  # files of other tests come and go
+            return sorted(Path(entry.path) for entry in entries if entry.inode() in inodes)
 
     def end(self) -> None:
         """Kill all of it; the resource tracker is left alone, so that it unlinks the segments."""

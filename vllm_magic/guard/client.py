@@ -127,9 +127,7 @@ class Guards(ABC):
         try:
             if not disk.may_hang(self._folder):  # else there is no lock
                 return record.is_locked(self._folder)
-        except FileNotFoundError:  # the guards have cleared the folder, or have not used it
-            return False
-        except OSError as error:  # the file system has no locks
+        except OSError as error:  # the guard is clearing the folder, or the file system has no locks
             if error.errno in shortage.SHORT:  # the end of the connection shows the end of the guard
                 return True
         with contextlib.suppress(OSError, BrokenRecordError):

@@ -129,7 +129,7 @@ def _empty(root: str, deadline: float, but: str = "") -> str:
             return ""
         fd = os.open(root, _FOLDER)
         try:
-            _empty_open(fd, deadline)
+            _empty_open(fd, deadline, but)
             left = sorted(set(os.listdir(fd)) - {but})
         finally:
             os.close(fd)
@@ -142,12 +142,12 @@ def _empty(root: str, deadline: float, but: str = "") -> str:
     )
 
 
-def _empty_open(root: int, deadline: float) -> None:
-    """Remove the content of an open folder, as far as possible.
+def _empty_open(root: int, deadline: float, but: str) -> None:
+    """Remove the content of an open folder, as far as possible; the file with the name ``but`` stays.
 
     Subfolders of a folder are moved to ``root`` before the folder is removed. So two descriptors are enough for any depth.
     """
-    mount, failed, numbers = _mount(root), set[str](), itertools.count()
+    mount, failed, numbers = _mount(root), {but}, itertools.count()
     while names := set(os.listdir(root)) - failed:
         for name in names:
             if time.monotonic() > deadline:

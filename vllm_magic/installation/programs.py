@@ -62,7 +62,7 @@ ENVIRONMENT: dict[str, str | None] = {
 }
 
 
-class Ended(NamedTuple):
+class ProgramResult(NamedTuple):
     """A program that has ended.
 
     Attributes:
@@ -127,7 +127,7 @@ class Programs:
         unfinished: Callable[[], int | None] = lambda: None,
         limit: float | None = None,
         observe: Callable[[str], None] = lambda _: None,
-    ) -> Ended:
+    ) -> ProgramResult:
         """Run a program to its end, and return its exit code and its last lines.
 
         Args:
@@ -151,8 +151,8 @@ class Programs:
                         observe(line)
                     self._follow(lines, unfinished)
                     if limit is not None and time.monotonic() - began > limit:
-                        return Ended(None, tuple(kept))
-                return Ended(child.exit_code(), tuple(kept))
+                        return ProgramResult(None, tuple(kept))
+                return ProgramResult(child.exit_code(), tuple(kept))
         except InstallFailed:
             raise
         except VllmMagicError as error:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllm_magic.installation.plan import InstallPlan
-    from vllm_magic.installation.programs import Ended, Programs
+    from vllm_magic.installation.programs import ProgramResult, Programs
 
 MARKER = "proved.json"
 CHECK_LIMIT = (
@@ -82,7 +82,7 @@ def _detail(programs: Programs) -> Callable[[str], None]:
     return observe
 
 
-def _failure(name: str, ended: Ended) -> InstallFailed:
+def _failure(name: str, ended: ProgramResult) -> InstallFailed:
     lines = [line for line in ended.lines if not line.startswith('{"check"')]
     said = lines[-faults.SHOWN_LINES :]
     if ended.exit_code is None:

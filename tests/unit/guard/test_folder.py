@@ -1,4 +1,4 @@
-"""What becomes of a server's shared memory when its private folder is removed."""
+"""What becomes of a server's private folder and its shared memory at its end."""
 
 from __future__ import annotations
 
@@ -47,4 +47,16 @@ def test_what_somebody_has_open_stays_until_it_is_closed(paths, segment):
         assert os.path.exists(paths[0])
     assert folder.clear(*paths) == ""
     assert not segment.exists()
+    assert not os.path.exists(paths[0])
+
+
+def test_the_record_stays_as_long_as_a_file_of_the_server(paths, monkeypatch):
+    """Without the record, nobody knows whose file that is."""
+    remove = folder._remove
+    (Path(paths[0]) / "busy").touch()
+    monkeypatch.setattr(folder, "_remove", lambda name, fd: name != "busy" and remove(name, fd))
+    assert folder.clear(*paths).startswith(f"{paths[0]}/busy could not be removed")
+    assert record.read(paths[0]).segments
+    monkeypatch.undo()
+    assert folder.clear(*paths) == ""
     assert not os.path.exists(paths[0])

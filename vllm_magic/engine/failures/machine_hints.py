@@ -244,7 +244,7 @@ def other_build_hint(match: re.Match[str], context: HintContext) -> str:
     """Return what to do about a package that was built for another torch."""
     package = _package_of(match[1])
     if package is None:
-        return "Install vLLM again, in an environment of its own: its torch was changed"
+        return "Install vLLM again, in an environment of its own (%vllm install): its torch was changed"
     return (
         f"Install the {package} that is made for this torch, or remove it if nothing needs it: {context.python} -m pip uninstall "
         f"{package}"
