@@ -97,9 +97,8 @@ def mask(text: str, known: Iterable[str] = ()) -> str:
         known: secrets that have no form of their own, besides those of `remember`. Secrets shorter than `SHORTEST`
             are ignored.
     """
-    for secret in sorted(
-        (*known, *_remembered.copy()), key=len, reverse=True
-    ):  # longest first: a secret may be part of another
+    # The longest secrets come first, since a secret may be part of another.
+    for secret in sorted((*known, *_remembered.copy()), key=len, reverse=True):
         if len(secret) >= SHORTEST:
             text = text.replace(secret, SHOWN)
     small = text.lower()

@@ -405,9 +405,8 @@ class Inner(Guard):
 
     def _wait_for_exit(self) -> None:
         """Wait a moment for the leader's descendants to end by themselves, as they do after a clean exit."""
-        with contextlib.suppress(
-            OSError, MemoryError
-        ):  # no descriptor or memory is free: the release ends them
+        # If no descriptor or memory is free, the release ends them.
+        with contextlib.suppress(OSError, MemoryError):
             members = self.members()
             self.remember_segments(members)
             pidfd.wait_for_all({process.identity for process in members}, EXIT_WAIT)

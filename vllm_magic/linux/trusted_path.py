@@ -24,9 +24,8 @@ def check(path: str | os.PathLike[str]) -> None:
         OSError: a part cannot be read, or there are too many links.
     """
     absolute = os.fspath(path) if os.path.isabs(path) else os.path.join(os.getcwd(), path)
-    with contextlib.suppress(
-        FileNotFoundError
-    ):  # a missing part can only be made in a folder that was checked
+    # A missing part can only be made in a folder that was checked.
+    with contextlib.suppress(FileNotFoundError):
         for part in path_parts.parts(absolute):
             _check_part(part)
 

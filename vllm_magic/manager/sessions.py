@@ -70,9 +70,8 @@ class Sessions:
             servers = self._held.pop(session).difference(*self._held.values())
             # With the lock: a session that starts the same server now either holds it already, or sees that it stops.
             for server in servers:
-                with contextlib.suppress(
-                    VllmMagicError
-                ):  # the system has no thread for it; the process's end ends it
+                # If the system has no thread for the stop, the end of this process ends the server.
+                with contextlib.suppress(VllmMagicError):
                     if not server.state.over:
                         run_of(server).begin_stop()
         for callback in callbacks:

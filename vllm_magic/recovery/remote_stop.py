@@ -85,10 +85,8 @@ def _stop_guards(entry: Entry, record: Record, grace: float, patience: float) ->
                 _collect_reports(client, grace + GUARD_LIMIT, ended)
             except TimeoutError:
                 limit = 0.0
-            except (
-                OSError
-            ):  # the guards have ended, or had begun the release before they accepted the connection
-                pass
+            except OSError:
+                pass  # the guards have ended, or had begun the release before they accepted the connection
         limit = EXIT_LIMIT if ended else 0.0 if entry.are_guards_stopped else limit
     if pidfd.wait_for_all(entry.guards, limit) and not force_kill.kill_guards(entry.guards):
         raise VllmMagicError(f"The guards of {record.name} do not end. See vllm-magic doctor.")

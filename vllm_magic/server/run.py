@@ -169,9 +169,8 @@ class ServerRun:
         for _ in range(MOST_READS):
             now = self.lifecycle.now
             read = self._read_status()
-            if (
-                self.lifecycle.now is now
-            ):  # else the status has changed meanwhile, and the parts are of two moments
+            # Otherwise the status has changed meanwhile, and the parts are of two moments.
+            if self.lifecycle.now is now:
                 break
         return read
 

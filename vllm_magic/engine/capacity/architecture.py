@@ -233,13 +233,12 @@ def _lengths(text: Config, kind: str) -> tuple[int, int]:
 
 
 def _ropes(text: Config) -> Sequence[Config]:
+    """Return the parameters of the rotary embedding, of which each type of layer may have its own; [] if there are none."""
     rope = text.get("rope_parameters") or text.get("rope_scaling")
     if not isinstance(rope, dict):
         return []
-    nested = [
-        parameters for parameters in rope.values() if isinstance(parameters, dict)
-    ]  # parameters for each type of layer
-    return nested or [rope]
+    by_layer_type = [parameters for parameters in rope.values() if isinstance(parameters, dict)]
+    return by_layer_type or [rope]
 
 
 def _rope_type(rope: Config) -> object:

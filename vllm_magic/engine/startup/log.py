@@ -25,9 +25,8 @@ _CONTROL = re.compile(
     r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_COLOUR = re.compile(
-    rb"\x1b\[[0-9;]*m"
-)  # vLLM 0.12 to 0.15 colour the prefix in files too (utils/system_utils.py)
+# vLLM 0.12 to 0.15 colour the prefix in files too (utils/system_utils.py).
+_COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 # uvicorn's log line for our own requests, from a vLLM that has no flag to leave it out.
 _LOOK = re.compile(
     rb"(?:\([^)]*\) )?INFO: +127\.0\.0\.1:\d+ - \"GET /(?:health|metrics) HTTP/1\.[01]\" 200(?: OK)?"

@@ -53,7 +53,7 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
         (
             Stage.IMPORTING,
             r"^The job runs on ",
-        ),  # logged by an agent when its job has a node: cluster/agent.py
+        ),  # logged by vllm_magic's cluster/agent.py when the job has a node
         (
             Stage.CONFIGURING,
             r"vLLM server version|version \d+\.\d+\.\d+|non-default args:|Resolved architecture:",
@@ -63,14 +63,10 @@ _SIGNS: tuple[tuple[Stage, re.Pattern[str]], ...] = tuple(
         (Stage.LOADING, r"Starting to load model|Loading model from scratch\.\.\."),
         # model_executor/model_loader/weight_utils.py
         (Stage.LOADING, r"[Ll]oading .{0,200}?% Completed \| (?P<done>\d+)/(?P<all>\d+) \["),
-        (
-            Stage.COMPILING,
-            r"Starting torch\.compile|Dynamo bytecode transform|Compiling a graph",
-        ),  # compilation/
-        (
-            Stage.MEMORY,
-            r"Available KV cache memory|KV cache size:",
-        ),  # v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py
+        # compilation/
+        (Stage.COMPILING, r"Starting torch\.compile|Dynamo bytecode transform|Compiling a graph"),
+        # v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py
+        (Stage.MEMORY, r"Available KV cache memory|KV cache size:"),
         # model_executor/warmup/
         (Stage.WARMING, r"Warming up|JIT kernel warmup (?:starting|\(\d)"),
         # v1/worker/gpu_model_runner.py

@@ -82,9 +82,8 @@ class ChatCells:
             if stream is not None:
                 stream.close()
                 output.finish(stream.answer.summary(note))
-                if (
-                    note != _BROKEN_OFF
-                ):  # an answer that an error has cut off is not a part of the conversation
+                # An answer that an error has cut off is not a part of the conversation.
+                if note != _BROKEN_OFF:
                     generate.remember(history, messages, stream.answer)
                 if arguments.variable and schema is None:
                     namespace[arguments.variable] = stream.answer.text
