@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
     from vllm_magic.linux.processes import Identity
 
-EXIT_LIMIT = (
-    5.0  # seconds for a watchdog to end after a request; it uses only SIGKILL, which takes milliseconds
-)
+EXIT_LIMIT = 5.0  # seconds for a watchdog to end after a request: it sends SIGKILL, which takes milliseconds
 
 
 class WatchedProcess:
@@ -101,6 +99,7 @@ class WatchedProcess:
 
 
 def _opened(needs: Identity) -> int:
+    """Return a pidfd of a process that the command needs."""
     fd = pidfd.open_pidfd(needs)
     if fd is None:
         raise ProcessLookupError(errno.ESRCH, f"the process {needs.pid}, which it needs, has ended")

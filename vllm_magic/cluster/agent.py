@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 0.5  # seconds between requests for the state of a job that waits for room
 LONG_INTERVAL = 5.0  # the same for a running job; usually the last line of its log reports its end earlier
 SUBMIT_LIMIT = 60.0  # seconds for the cluster to accept the job
-UNKNOWN_ANSWERS = 3  # answers in a row that the head does not know the job, until the agent believes them
+UNKNOWN_ANSWERS = (
+    3  # the agent believes the head that it does not know the job after so many such answers in a row
+)
 LAST_LINES_LIMIT = 2.0  # seconds for the end of the job's log to arrive
 LONGEST_LINE = 2**20  # bytes; a longer line is copied in pieces
 END_LIMIT = 120.0  # seconds for a job to end after a request to stop; the guards may end the agent earlier
@@ -123,6 +125,7 @@ class Agent:
         )
 
     async def _renew(self) -> None:
+        """Renew the lease of the job again and again, until this is cancelled."""
         while True:
             try:
                 await asyncio.to_thread(self._ray.put, wire.lease(self._spec.job), _stamp())
@@ -184,15 +187,16 @@ class Agent:
             )
         return None
 
-    def _send_request(self, node: str) -> None:
-        found = self._ray.node(node)
-        self._address = found.ip
-        self._update(nodes=(found.ip,))
+    def _send_request(self, node_id: str) -> None:
+        """Tell the job on its node which server to start."""
+        node = self._ray.node(node_id)
+        self._address = node.ip
+        self._update(nodes=(node.ip,))
         spec = self._spec
         env = {name: os.environ[name] for name in spec.env if name in os.environ}
-        request = ServeRequest(spec.model, spec.args, spec.executable, env, found.ip, spec.force, wire.LEASE)
+        request = ServeRequest(spec.model, spec.args, spec.executable, env, node.ip, spec.force, wire.LEASE)
         self._ray.put(wire.request(spec.job), request.packed())
-        _print(f"The job runs on {found.where}.")
+        _print(f"The job runs on {node.where}.")
 
     def _copy_log(self, node: str, loop: asyncio.AbstractEventLoop) -> None:
         """Copy the job's log to the output, without the lines for this agent, until its last line."""
@@ -228,8 +232,8 @@ class Agent:
         if content["kind"] == wire.PLACED:
             self._compare_versions(str(content.get("vllm") or ""))
         elif content["kind"] == wire.LISTENS:
-            to = (self._address, int(content["port"]))
-            asyncio.run_coroutine_threadsafe(self._listen(to), loop)
+            server = (self._address, int(content["port"]))
+            asyncio.run_coroutine_threadsafe(self._forward(server), loop)
         elif content["kind"] in (wire.ENDS, wire.RELEASED):
             # From now on another process may take the server's port on the node.
             loop.call_soon_threadsafe(self._forwarder.close)
@@ -242,9 +246,10 @@ class Agent:
             _print(f"{self._spec.name}: {caveat}.")
             self._update(caveat=caveat)
 
-    async def _listen(self, to: tuple[str, int]) -> None:
+    async def _forward(self, server: tuple[str, int]) -> None:
+        """Listen on this machine, and forward connections to the server's address and port on its node."""
         try:
-            await self._forwarder.listen(to)
+            await self._forwarder.listen(server)
         except OSError as error:
             _print(f"Port {self._spec.port} cannot be used: {error.strerror}")
             self._failed = True

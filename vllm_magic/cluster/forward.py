@@ -67,6 +67,7 @@ class Forwarder:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes until the reader's end, and tell the other side about the end."""
     try:
         while data := await reader.read(CHUNK):
             writer.write(data)

@@ -40,9 +40,9 @@ def ask_nodes(
     Raises:
         ClusterError: the cluster refuses a helper job, or cannot be reached.
     """
-    asked = {}
+    helpers = {}
     for node, pids in nodes.items():
-        asked[node] = helper = f"{job}{option[1:]}-{secrets.token_hex(3)}"
+        helpers[node] = helper = f"{job}{option[1:]}-{secrets.token_hex(3)}"
         ray.put(package.name(helper), package.packed())
         command = shlex.join(["python3", "-m", "vllm_magic.on_node", option, job, *map(str, sorted(pids))])
         ray.submit(
@@ -53,18 +53,18 @@ def ask_nodes(
         )
         helper_jobs.append(helper)
     pause, deadline = threading.Event(), time.monotonic() + HELPER_LIMIT
-    while time.monotonic() < deadline and not all(_is_over(ray, helper) for helper in asked.values()):
+    while time.monotonic() < deadline and not all(_is_over(ray, helper) for helper in helpers.values()):
         pause.wait(POLL_INTERVAL)
-    found = {}
-    for node, helper in asked.items():
+    answers = {}
+    for node, helper in helpers.items():
         if not _is_over(ray, helper):
             with contextlib.suppress(JobUnknownError):
                 teardown.ask(ray, helper)
             continue
         with contextlib.suppress(ClusterError):  # the node has just left the cluster
             if answer := wire.last_line(ray.tail(helper, node), wire.REPORTED):
-                found[node] = answer
-    return found
+                answers[node] = answer
+    return answers
 
 
 def _is_over(ray: Ray, helper: str) -> bool:

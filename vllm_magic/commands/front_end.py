@@ -14,7 +14,7 @@ class FrontEnd:
     """A front end and what its help says about all commands.
 
     Attributes:
-        program: the text before the name of each command, as ``%vllm``.
+        program: the text before the name of each command, such as ``%vllm``.
         alone: what the program does without a command, in one line.
         notes: lines below the list of all commands.
         width: the largest number of characters in a line of help.
@@ -26,7 +26,7 @@ class FrontEnd:
     width: int
 
     def line(self, command: str) -> str:
-        """Return the beginning of a line with this command, as ``%vllm stop``."""
+        """Return the beginning of a line with this command, such as ``%vllm stop``."""
         return command if command == CELL else f"{self.program} {command}"
 
     def help_line(self, command: str = "") -> str:

@@ -231,16 +231,15 @@ def driver(snapshot: Snapshot) -> Iterator[Finding]:
     yield Finding(Topic.DRIVER, f"{snapshot.problem[:1].upper()}{snapshot.problem[1:]}.", command)
 
 
-def vllm(found: Installed) -> Iterator[Finding]:
+def vllm(installed: Installed) -> Iterator[Finding]:
     """Yield a finding if vLLM is missing or broken."""
-    if found.problem:
-        misled = found.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
+    if installed.problem:
+        misled = installed.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
         # The vLLM beside this Python comes before an environment.
-        is_beside = (
-            bool(found.executable) and Path(found.executable or "").parent == Path(sys.executable).parent
-        )
+        path = installed.executable
+        is_beside = path is not None and Path(path).parent == Path(sys.executable).parent
         install = "pip install --force-reinstall vllm" if is_beside else "vllm-magic install"
-        yield Finding(Topic.VLLM, found.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else install)
+        yield Finding(Topic.VLLM, installed.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else install)
 
 
 def installations(

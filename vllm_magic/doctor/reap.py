@@ -136,9 +136,8 @@ def view(candidates: Sequence[ProcessTree], snapshot: Snapshot) -> View:
     rows = []
     for candidate in candidates:
         depth = {candidate.root.parent: -1}
-        for (
-            process
-        ) in candidate.processes:  # where a child has the smaller pid, it is shown at the first level
+        # A child with a smaller pid than its parent is shown at the first level.
+        for process in candidate.processes:
             pid = process.identity.pid
             depth[pid] = depth.get(process.parent, 0) + 1
             branch = f"\N{BOX DRAWINGS LIGHT UP AND RIGHT}{'─' * 2 * (depth[pid] - 1)} " if depth[pid] else ""
@@ -219,9 +218,8 @@ def _refuse_owned(tree: unowned.Tree, table: Table, process: Process) -> None:
         raise InvalidOption(
             f"{described} keeps weights for the next engines, and needs no owner. To end it anyway: kill {pid}"
         )
-    if (
-        tree.role is Role.SERVER
-    ):  # nohup, setsid or a service puts a server below init too, so it may have an owner
+    # A server that was started by nohup, setsid or a service is below init too, and may have an owner.
+    if tree.role is Role.SERVER:
         pid = process.identity.pid
         raise InvalidOption(
             f"pid {pid} is a running vLLM server, which may still be in use. To end it anyway: kill {pid}"
@@ -255,7 +253,7 @@ def _finder(candidate: ProcessTree) -> Callable[[], list[Process]]:
 
 
 def _still_listed(probe: Probe, pids: set[int]) -> tuple[tuple[int, ...], str | None]:
-    """Return which of these the driver still lists, and why it could not be asked; None where it answered."""
+    """Return the pids that the driver still lists, and why the driver could not be asked; None if it has answered."""
     deadline = time.monotonic() + LISTED_LIMIT
     pause = threading.Event()
     while True:

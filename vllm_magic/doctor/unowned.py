@@ -45,7 +45,7 @@ class Role(str, Enum):
 
     SERVER = "server"  # `vllm serve`, the API server that starts all others
     PART = "part"  # a process that a server, or a program that uses vllm.LLM, has started
-    CACHE = "cache"  # `vllm preload`, and a weight cache daemon that has outlived it: never without an owner
+    CACHE = "cache"  # `vllm preload`, and a weight cache daemon that has outlived it, as it is meant to
 
 
 class Owner(str, Enum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import re
@@ -283,8 +284,7 @@ def choose_port(spec: ServerSpec, text: str | None, host: str) -> int:
 
 
 def _not_bound(host: str, port: int | None, error: OSError) -> StartFailed:
-    import errno
-
+    """Return the error for an address, or a port of it, on which no server can listen."""
     if error.errno != errno.EADDRINUSE or port is None:
         return StartFailed(
             f"{host}:{port or 'any port'} cannot be used: {error.strerror}", "Choose another --host"

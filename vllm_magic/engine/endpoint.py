@@ -27,7 +27,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Check that the host is an address, since the address of a name may change; and mask the key in all texts."""
-        addresses.is_loopback(self.host)
+        addresses.is_loopback(self.host)  # raises ValueError for a name
         remember(self.api_key)
         object.__setattr__(self, "api_key", Secret(self.api_key))
 

@@ -68,7 +68,7 @@ def origin(table: Table, pid: int) -> Origin | None:
 
 
 def kind(arguments: Sequence[str]) -> FastStart | None:
-    """Return which fast start this is the command line of; None for none."""
+    """Return the fast start to which this command line belongs; None if it belongs to none."""
     program, *words = _without_python(arguments) or [""]
     name = program.rpartition("/")[2]
     if name == _SNAPSHOT_SERVER:
@@ -77,7 +77,7 @@ def kind(arguments: Sequence[str]) -> FastStart | None:
 
 
 def is_daemon(process: Process, arguments: Sequence[str]) -> bool:
-    """Whether this is a weight cache daemon that serves, by the lock that it holds; only this user's can be seen."""
+    """Whether this is a weight cache daemon that serves, by the lock that it holds. Daemons of other users cannot be recognized."""
     if process.state == "D" or not any(_SPAWNED in argument for argument in arguments):
         return False
     return any(map(_LOCK.fullmatch, processes.open_files(process.identity.pid).values()))
@@ -89,15 +89,14 @@ def title(arguments: Sequence[str]) -> str:
     if found is None:
         return FastStart.PRELOAD.value
     model = flags.value(arguments, "--model")
-    if (
-        model is None and "--" in arguments
-    ):  # of a snapshot's server: `launch_child` puts the engine's words there
+    # For a snapshot's server, `launch_child` puts the engine's arguments after "--".
+    if model is None and "--" in arguments:
         model = next(iter(arguments[arguments.index("--") + 1 :]), "")
     return f"{found.value} {model or ''}".rstrip()
 
 
 def _without_python(arguments: Sequence[str]) -> Sequence[str]:
-    """Return a command line from the script or module on that Python runs; the whole of another program."""
+    """Return a command line without Python and its options: it begins with the script or module that Python runs."""
     if not arguments or not arguments[0].rpartition("/")[2].startswith("python"):
         return arguments
     start = next(

@@ -91,24 +91,24 @@ def _raise_oom_score() -> str:
 
 def _import() -> str:
     """Import the modules; return the error of an import, or ""."""
-    wrong: list[str] = []
+    errors: list[str] = []
 
     def work() -> None:
         # Only for this thread: a process cannot lower its niceness again (setpriority(2)).
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             commands = importlib.import_module(CLI_PACKAGE)
-            found = pkgutil.iter_modules(commands.__path__, f"{CLI_PACKAGE}.")
-            for name in (*(module.name for module in found), *ENGINE):
+            modules = pkgutil.iter_modules(commands.__path__, f"{CLI_PACKAGE}.")
+            for name in (*(module.name for module in modules), *ENGINE):
                 with contextlib.suppress(ImportError):  # serving may not need this module
                     importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001 - after any error the server starts without a standby
-            wrong.append(f"{type(error).__name__}: {error}")
+            errors.append(f"{type(error).__name__}: {error}")
 
     thread = threading.Thread(target=work, name="import")
     thread.start()
     thread.join()
-    return "".join(wrong)
+    return "".join(errors)
 
 
 def _shut_nvml_down() -> None:

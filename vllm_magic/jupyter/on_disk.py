@@ -13,7 +13,7 @@ from vllm_magic.engine.models.model_files import cache_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST_ENTRIES = 200  # entries of a folder that are yielded for a text, at most
+MOST_ENTRIES = 200  # the largest number of entries that are yielded for a text
 
 
 def cached_models() -> list[str]:
@@ -22,7 +22,7 @@ def cached_models() -> list[str]:
 
 
 def model_folders(typed: str) -> Iterator[str]:
-    """Yield the folders that hold a model and begin with the text.
+    """Yield the folders that hold a model and whose paths begin with the text.
 
     If the text is a path, yield the other folders too, with a slash at the end.
     """
@@ -37,7 +37,7 @@ def model_folders(typed: str) -> Iterator[str]:
 
 
 def files(typed: str) -> Iterator[str]:
-    """Yield the files and folders that begin with the text, a folder with a slash at the end."""
+    """Yield the files and folders whose paths begin with the text, a folder with a slash at the end."""
     for path, entry in _beginning_with(typed):
         yield f"{path}/" if entry.is_dir() else path
 

@@ -1,4 +1,4 @@
-"""Determine whether a server is in use: ``--ttl`` releases a server that is not, and ``--drain`` waits until it is not.
+"""Determine whether a server is in use: ``--ttl`` releases an unused server, and ``--drain`` waits until a server is unused.
 
 vLLM's counters show the use, so requests to ``/health`` or for the counters themselves do not count. But
 the counters date from the end of the engine's last step: a request that comes during a long step may be
@@ -13,8 +13,8 @@ an answer. There are three such cases:
   is taken for the beginning of a stream, unless the same connection has sent a request of the same length before
   and the counters have not changed since: such a client only polls, for example ``/health``.
 
-So a client that keeps its connection open, as the openai package does, keeps a server for those 5 seconds. A
-client that polls over one connection keeps a server for one poll. A waiting connection only delays the end of
+So a client that keeps its connection open, as the openai package does, keeps a server in use for those 5 seconds. A
+client that polls over one connection keeps a server in use for one poll. A waiting connection only delays the end of
 the server. The time without a request does not start again: once the request is answered, the counters
 include it. A connection over which the client never sent anything does not count.
 
@@ -45,7 +45,7 @@ SHORTEST, LONGEST = 1.0, 60.0  # seconds between two readings
 KEEP_ALIVE = 5.0  # seconds for which vLLM leaves an idle connection open (vllm/envs.py)
 WAIT_LIMIT = 600.0  # seconds for which a connection counts while the counters show nothing
 SHORTEST_REQUEST = (
-    40  # bytes; "POST /score HTTP/1.0" with the length of the content and the content is longer
+    40  # bytes; a request such as "POST /score HTTP/1.0" with its content and the length of that is longer
 )
 CLOSE_LIMIT = 1.0  # seconds after `KEEP_ALIVE` in which vLLM closes the connection
 
@@ -62,7 +62,7 @@ class _Answered(NamedTuple):
 
     Attributes:
         received: the bytes received so far; None if the kernel does not report it.
-        length: the greatest length that the requests, which may be several, can have in common.
+        length: the greatest length of each of its requests, in bytes, if all have the same length.
         may_wait: whether the last request may be one whose answer has only begun.
     """
 

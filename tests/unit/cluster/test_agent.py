@@ -148,7 +148,7 @@ class TestPort:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
         monkeypatch.setattr(one._forwarder, "listen", refuse)
-        asyncio.run(one._listen(("10.0.0.1", 8000)))
+        asyncio.run(one._forward(("10.0.0.1", 8000)))
         assert one._stop_request.is_set()
         assert one._failed
         assert said == [b"Port 0 cannot be used: Address already in use\n"]

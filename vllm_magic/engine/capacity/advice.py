@@ -61,7 +61,7 @@ class FitInput:
         kv_room: the bytes for the KV cache on each GPU; None if that cannot be known.
         context: the tokens of the longest request.
         any_length: whether vLLM accepts a context that is longer than the model supports.
-        again: returns the need with further flags.
+        need_with: returns the need with further flags.
     """
 
     need: Need
@@ -70,7 +70,7 @@ class FitInput:
     kv_room: int | None
     context: int
     any_length: bool
-    again: Callable[..., Need]
+    need_with: Callable[..., Need]
 
     @property
     def gpus(self) -> tuple[GpuRoom, ...]:
@@ -143,12 +143,11 @@ def line(case: FitInput, outcome: FitOutcome, requests: float | None, largest: i
         return _unknown(case)
     if outcome is FitOutcome.FITS:
         return f"Fits: {_capacity(case, requests)}; the largest context is {largest or 0:,}."
-    reasons = {FitOutcome.TOO_LARGE: _too_large, FitOutcome.NOT_NOW: _not_now, FitOutcome.CLOSE: _close}[
-        outcome
-    ](case)
+    describe = {FitOutcome.TOO_LARGE: _too_large, FitOutcome.NOT_NOW: _not_now, FitOutcome.CLOSE: _close}
+    reason = describe[outcome](case)
     ways = list(_ways(case))
     listed = " or ".join(filter(None, (", ".join(ways[:-1]), *ways[-1:])))
-    return f"{reasons} Try {listed}." if listed else reasons
+    return f"{reason} Try {listed}." if listed else reason
 
 
 def _capacity(case: FitInput, requests: float | None) -> str:
@@ -216,6 +215,7 @@ def _ways(case: FitInput) -> Iterator[str]:
 
 
 def _shorter(case: FitInput, room: int) -> Iterator[str]:
+    """Yield the greatest --max-model-len for which the room (bytes) is enough, if it makes sense."""
     longest = case.need.kv.longest(room, case.context - 1)
     if longest >= STEP:
         yield f"--max-model-len {longest // STEP * STEP}"
@@ -239,7 +239,7 @@ def _more_gpus(case: FitInput) -> Iterator[str]:
     while case.need.gpus == 1 and count <= len(case.candidates):
         gpus = case.candidates[:count]
         if case.need.model.heads % count == 0 and not _is_short(gpus):
-            _, most = needs(case.again("--tensor-parallel-size", str(count)), case.context)
+            _, most = needs(case.need_with("--tensor-parallel-size", str(count)), case.context)
             if most <= min(gpu.usable for gpu in gpus):
                 yield f"-tp {count}"
                 return

@@ -95,10 +95,10 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot, *, onl
     count = command.gpu_count(spec.all_args)
     memory = min((gpu.total for gpu in candidates[:count] if gpu.total), default=None)
 
-    def again(*more: str) -> Need:
+    def need_with(*more: str) -> Need:
         return need(config, stored, (*spec.all_args, *more), memory)
 
-    wanted = again()
+    wanted = need_with()
     rooms = _rooms(candidates, wanted.fraction)
     gpus = rooms[:count]
     kv_room = _kv_room(wanted, gpus, environ)
@@ -108,10 +108,10 @@ def fit(spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot, *, onl
     requests = wanted.kv.requests(kv_room, context) if kv_room is not None and wanted.kv.block else None
     largest = None if kv_room is None else wanted.kv.longest(kv_room, wanted.model.longest)
     any_length = environ.get(architecture.ANY_LENGTH, "").strip().lower() in ("1", "true")
-    case = FitInput(wanted, rooms, len(snapshot.gpus), kv_room, context, any_length, again)
+    case = FitInput(wanted, rooms, len(snapshot.gpus), kv_room, context, any_length, need_with)
     outcome = advice.assess(case)
-    said = advice.line(case, outcome, requests, largest)
-    return Fit(spec.model, outcome, said, wanted, gpus, context, kv_room, requests, largest)
+    verdict = advice.line(case, outcome, requests, largest)
+    return Fit(spec.model, outcome, verdict, wanted, gpus, context, kv_room, requests, largest)
 
 
 def claim(spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot) -> tuple[GpuRoom, ...]:
@@ -128,6 +128,7 @@ def claim(spec: ServerSpec, environ: Mapping[str, str], snapshot: Snapshot) -> t
 
 
 def _rooms(gpus: Sequence[Gpu], fraction: float) -> tuple[GpuRoom, ...]:
+    """Return the GPUs that report their memory; vLLM may use this fraction of each."""
     return tuple(
         GpuRoom(gpu.index, gpu.name, gpu.total, gpu.free, choice.needed(gpu, fraction))
         for gpu in gpus

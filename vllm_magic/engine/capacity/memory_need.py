@@ -163,6 +163,7 @@ def overridden(config: Config, args: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_asked(model: Architecture, args: Sequence[str]) -> Architecture:
+    """Return the architecture with the change of --disable-sliding-window, which also limits the context to the window."""
     if not model.window or not flags.has(args, "--disable-sliding-window"):
         return model
     layers = tuple(Layer.FULL if layer is Layer.SLIDING else layer for layer in model.layers)

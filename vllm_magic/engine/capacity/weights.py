@@ -23,7 +23,7 @@ MOST_FILES = 5000
 MOST_BYTES = 2**60
 MOST_DIMENSIONS = 16
 _LENGTH = 8  # bytes before the header, which hold its length
-# A clone without Git LFS has small text files that begin so in place of the weights (the specification of Git LFS).
+# A clone without Git LFS has small text files in place of the weights. They begin with this (the specification of Git LFS).
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _BITS = {
     "F4": 4,
@@ -110,8 +110,8 @@ def tensor(name: str, dtype: object, shape: Any) -> Tensor:
         NoEstimate: the type or the shape is not known here.
     """
     bits = _BITS.get(dtype) if isinstance(dtype, str) else None
-    measured = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(map(_is_size, shape))
-    if bits is None or not isinstance(dtype, str) or not measured:
+    is_valid_shape = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(map(_is_size, shape))
+    if bits is None or not isinstance(dtype, str) or not is_valid_shape:
         raise NoEstimate("a tensor in a safetensors file is of a type or a shape that is unknown here.")
     count = math.prod(shape)
     return Tensor(name, dtype, len(shape), count, -(-count * bits // 8))
@@ -195,12 +195,13 @@ def _end(described: Any) -> int:
 
 
 def _checked(name: str, described: Any, file: str) -> Tensor:
+    """Return the tensor that a header describes, if its place in the file has the size of the tensor."""
     if not isinstance(described, dict):
         raise NoEstimate(f"{file} does not describe its tensors as a safetensors file does.")
-    found = tensor(name, described.get("dtype"), described.get("shape"))
+    stored = tensor(name, described.get("dtype"), described.get("shape"))
     match described.get("data_offsets"):
-        case [int(begin), int(end)] if begin >= 0 and end - begin == found.size:
-            return found
+        case [int(begin), int(end)] if begin >= 0 and end - begin == stored.size:
+            return stored
     raise NoEstimate(f"{file} does not hold its tensors where it says.")
 
 

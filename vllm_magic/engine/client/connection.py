@@ -105,6 +105,7 @@ class Connection:
         return self._ask(method, path, body, limit).text
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, limit: float) -> HttpResponse:
+        """Send a request, and return the answer if its status says success. Arguments and errors as for `post`."""
         data = b"" if body is None else _packed(body)
         headers = self._headers | ({"Content-Type": "application/json"} if data else {})
         with request_errors(self._name):
@@ -196,7 +197,7 @@ class Connection:
             raise refused(self._name, status, _message(text), path)
 
     def _check_content(self, content: Any, text: str, path: str) -> None:
-        """Raise the error that an answer with a good status contains: vLLM up to 0.15 sends some errors so."""
+        """Raise the error that an answer contains although its status says success, as some answers of vLLM up to 0.15 do."""
         if isinstance(content, dict) and isinstance(content.get("error"), dict):
             raise refused(self._name, _status(content["error"]), _message(text), path)
 

@@ -282,9 +282,9 @@ class _Wire:
         return io.BufferedReader(_Reader(self))
 
     def shut(self) -> None:
-        """End the connection also where a forked child has a copy of it, or another thread reads from it.
+        """End the connection, even if a forked child has a copy of it, or another thread reads from it.
 
-        A forked child itself does not end the connection of its parent.
+        In a forked child, this does nothing: the connection is its parent's.
         """
         if self._socket is not None and self._pid == os.getpid():
             with suppress(OSError):  # it is over already

@@ -39,7 +39,7 @@ class Api:
         self._limit = ANSWER_LIMIT if limit is None else limit
 
     def health(self) -> int | None:
-        """Return the status of ``GET /health``: 200 once it is ready, 503 if its engine is dead; None without an answer."""
+        """Return the status of ``GET /health``: 200 once the server is ready, 503 if its engine is dead; None without an answer."""
         answer = self._ask("GET", "/health", self._limit)
         return answer.status if answer else None
 

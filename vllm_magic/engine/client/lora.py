@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.client.connection import SILENCE_LIMIT, UNREADABLE
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load(connection: Connection, name: str, path: str) -> None:
-    """Load the adapter in a folder. A request uses the adapter if it names it as its model.
+    """Load the adapter in a folder. A request whose model is the name of the adapter uses it.
 
     Raises:
         RequestFailed: vLLM refuses; the message says why.
@@ -39,8 +40,6 @@ def names(connection: Connection, limit: float = SILENCE_LIMIT) -> list[str]:
     Raises:
         RequestFailed: the server does not answer, or the answer cannot be read.
     """
-    import json
-
     try:
         cards = json.loads(connection.send("GET", "/v1/models", limit=limit))["data"]
         return [str(card["id"]) for card in cards if card.get("parent")]

@@ -51,9 +51,10 @@ def classify(connection: Connection, texts: Sequence[str], extra: Mapping[str, A
 
 
 def _in_order(answer: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
-    found = sorted(answer["data"], key=lambda item: int(item["index"]))
-    if len(found) != len(texts):
+    """Return the item of the answer for each text, in the order of the texts."""
+    items = sorted(answer["data"], key=lambda item: int(item["index"]))
+    if len(items) != len(texts):
         raise RequestFailed(
-            f"{len(texts)} texts were sent, and {len(found)} answers came. Send fewer at once."
+            f"{len(texts)} texts were sent, and {len(items)} answers came. Send fewer at once."
         )
-    return found
+    return items

@@ -3,10 +3,9 @@
 If the flags could not be read, the cache has the reason in place of a table. A reason is valid for a day at most, because the
 cause may be outside vLLM, such as a missing library.
 
-A table is valid until one of the files changes that it was read from: the executable, vLLM's metadata, or a module that
-defines flags.
-An update of vLLM, or a change in a checkout, makes the table invalid. A table is certain until a package is installed
-beside vLLM, because a plugin can add flags.
+A table is valid until one of the files from which it was read changes: the executable, vLLM's metadata, or a module that
+defines flags. So an update of vLLM, or a change in a checkout, makes the table invalid. A valid table is certain until a
+package is installed beside vLLM, because that may be a plugin, which can add flags.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ class _CachedTable:
         data: the bytes of the file.
         table: the table; None if the flags could not be read.
         failure: why they could not be read; "" if they could.
-        at: when the reading failed, in seconds since the epoch; 0.0 if it did not fail.
+        failed_at: when the reading failed, in seconds since the epoch; 0.0 if it did not fail.
         sources: the files from which the table was read, each with its modification time in ns and its size in bytes.
         places: the folders in which packages are installed, with the same numbers.
     """
@@ -150,7 +149,7 @@ class _CachedTable:
     data: bytes
     table: FlagTable | None
     failure: str
-    at: float
+    failed_at: float
     sources: tuple[tuple[str, int, int], ...]
     places: tuple[tuple[str, int, int], ...]
 
@@ -165,8 +164,8 @@ def load(executable: str, *, certain: bool = False) -> FlagTable | None:
         executable: the absolute path of vLLM.
         certain: whether the table must be certain (see the module).
     """
-    found = _load(executable, certain=certain)
-    return found.table if found else None
+    cached = _load(executable, certain=certain)
+    return cached.table if cached else None
 
 
 def failure(executable: str) -> str:
@@ -175,11 +174,12 @@ def failure(executable: str) -> str:
     Args:
         executable: the absolute path of vLLM.
     """
-    found = _load(executable, certain=True)
-    return found.failure if found and abs(time.time() - found.at) < FAILURE_LIMIT else ""
+    cached = _load(executable, certain=True)
+    return cached.failure if cached and abs(time.time() - cached.failed_at) < FAILURE_LIMIT else ""
 
 
 def _load(executable: str, *, certain: bool) -> _CachedTable | None:
+    """Return the valid content of the cache for a vLLM, parsed once; None if there is none."""
     data = cache.read(KIND, file_name(executable))
     if data is None:
         return None

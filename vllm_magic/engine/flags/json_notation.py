@@ -10,7 +10,7 @@ from typing import Any
 
 LONGEST = 2000  # characters of a text for which JSON is suggested, at most
 LONGEST_SHOWN = 300  # characters of JSON that a message shows, at most
-# The quotation marks that a text editor writes.
+# Typographic quotation marks, which word processors and web pages have, and the straight ones in their place.
 _STRAIGHT = str.maketrans("\u201c\u201d\u201e\u2018\u2019", '"""\'\'')
 _STRING = re.compile(r'("(?:[^"\\]|\\.)*")')
 _AMOUNT = re.compile(r"\b\d+(?:\.\d+)?[kKmMgGtT]\b")
@@ -47,19 +47,19 @@ def suggestion(text: str) -> str | None:
     text = text.strip().translate(_STRAIGHT)
     if not text or len(text) > LONGEST:
         return None
-    found = (_from_python(text) or _from_yaml(text)) if text[0] in "{[" else _from_pairs(text)
-    shown = json.dumps(found, ensure_ascii=False) if isinstance(found, (dict, list)) else ""
+    meant = (_from_python(text) or _from_yaml(text)) if text[0] in "{[" else _from_pairs(text)
+    shown = json.dumps(meant, ensure_ascii=False) if isinstance(meant, (dict, list)) else ""
     return shlex.quote(shown) if shown and len(shown) <= LONGEST_SHOWN else None
 
 
 def _from_python(text: str) -> Any:
     """Return the value of the text as a literal of Python; None if the text is not a literal."""
     try:
-        found = ast.literal_eval(text)
-        json.dumps(found, allow_nan=False)
+        value = ast.literal_eval(text)
+        json.dumps(value, allow_nan=False)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None
-    return found
+    return value
 
 
 def _from_yaml(text: str) -> Any:
@@ -68,15 +68,16 @@ def _from_yaml(text: str) -> Any:
 
     spaced = _KEY_WITHOUT_BLANK.sub(r"\1: ", text)
     try:
-        found = bounded_yaml.load(spaced.encode())
-        json.dumps(found, allow_nan=False)
+        value = bounded_yaml.load(spaced.encode())
+        json.dumps(value, allow_nan=False)
     except Exception:  # noqa: BLE001 - PyYAML raises errors of any type for a value that does not fit its tag
         return None
     # A key without a value shows that the user meant something else.
-    return None if isinstance(found, dict) and None in found.values() and "null" not in text else found
+    return None if isinstance(value, dict) and None in value.values() and "null" not in text else value
 
 
 def _from_pairs(text: str) -> dict[str, Any] | None:
+    """Return the value of a text such as ``image=2,video=1``; None for any other text."""
     pairs = [_PAIR.fullmatch(pair.strip()) for pair in text.split(",")]
     return {pair[1]: _value(pair[2].strip()) for pair in pairs if pair} if all(pairs) else None
 

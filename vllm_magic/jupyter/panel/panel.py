@@ -64,11 +64,11 @@ class Panel:
         servers = self._status()
         now = self._manager.latest if servers else None
         shown, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", self._open()._repr_mimebundle_())
-        still = {
+        static = {
             "text/html": view_state.static_html(servers, now),
             "text/plain": view_state.static_text(servers, now),
         }
-        return {**shown, **still}, metadata
+        return {**shown, **static}, metadata
 
     def _status(self) -> list[ServerStatus]:
         return [server.status for server in self._manager.servers().values()]
@@ -102,6 +102,7 @@ class Panel:
             widget.close()
 
     def _open(self) -> PanelWidget:
+        """Return the widget; make a new one if there is none, or if it was closed."""
         if self._widget is not None and not is_closed(self._widget):
             return self._widget
         self.close()  # marimo closes a widget when the cell that made the widget runs again
