@@ -234,12 +234,12 @@ def driver(snapshot: Snapshot) -> Iterator[Finding]:
 def vllm(installed: Installed) -> Iterator[Finding]:
     """Yield a finding if vLLM is missing or broken."""
     if installed.problem:
-        misled = installed.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
+        is_misled = installed.executable is None and bool(os.environ.get("VLLM_MAGIC_EXECUTABLE"))
         # The vLLM beside this Python comes before an environment.
         path = installed.executable
         is_beside = path is not None and Path(path).parent == Path(sys.executable).parent
         install = "pip install --force-reinstall vllm" if is_beside else "vllm-magic install"
-        yield Finding(Topic.VLLM, installed.problem, "unset VLLM_MAGIC_EXECUTABLE" if misled else install)
+        yield Finding(Topic.VLLM, installed.problem, "unset VLLM_MAGIC_EXECUTABLE" if is_misled else install)
 
 
 def installations(
