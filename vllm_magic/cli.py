@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except VllmMagicError as error:
         sys.stdout.flush()
-        print("\n".join((f"vllm-magic: {error}", *error.details)), file=sys.stderr)
+        first, *others = error.lines
+        print("\n".join((f"vllm-magic: {first}", *others, *error.details)), file=sys.stderr)
         return WRONG_LINE if isinstance(error, InvalidOption) else TO_DO
     except OSError as error:  # the state folder belongs to another user, or its disk fails
         print(f"vllm-magic: {error}", file=sys.stderr)

@@ -34,7 +34,7 @@ from vllm_magic.masking import mask
 from vllm_magic.notation import written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from typing_extensions import Self
 
@@ -44,6 +44,15 @@ def one_line(text: str) -> str:
     if not text.isprintable():
         text = "".join(character if character.isprintable() else " " for character in text)
     return mask(text.strip())
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _message(problems: Sequence[str]) -> str:
+    """Return the problems in one line."""
+    return " ".join(map(_sentence, problems) if len(problems) > 1 else problems)
 
 
 def reason(error: OSError) -> str:
@@ -61,17 +70,38 @@ class VllmMagicError(Exception):
     Args:
         message: what happened and what to do. It may quote any text: keys are masked, and control characters removed.
             What to do is written with magics, and shown as the front end writes it (`notation`).
+
+    Attributes:
+        problems: what is wrong and what to do, a line for each problem; most errors have one.
     """
+
+    problems: tuple[str, ...]
 
     def __init__(self, message: str = "") -> None:
         super().__init__(written(one_line(message)))
+        self.problems = (str(self),)
 
     def continued(self, *sentences: str) -> Self:
         """Return a copy of this error, whose message ends with these sentences: what was done because of the error."""
         error = copy.copy(self)
-        message = str(self) if str(self).endswith((".", "!", "?")) else f"{self}."
+        message = _sentence(str(self))
         error.args = (" ".join((message, *(written(one_line(sentence)) for sentence in sentences))),)
         return error.with_traceback(self.__traceback__)
+
+    def joined(self, problems: Iterable[str]) -> Self:
+        """Return a copy of this error that tells these problems too, each once."""
+        error = copy.copy(self)
+        error.problems = tuple(dict.fromkeys((*self.problems, *problems)))
+        error.args = (_message(error.problems),)
+        return error.with_traceback(self.__traceback__)
+
+    @property
+    def lines(self) -> list[str]:
+        """The message, with a line for each problem if there are several."""
+        if len(self.problems) < 2:  # noqa: PLR2004 - several
+            return [str(self)]
+        others = str(self)[len(_message(self.problems)) :].strip()  # what `continued` has added
+        return [*self.problems, *([others] if others else [])]
 
     @property
     def details(self) -> list[str]:
@@ -80,7 +110,8 @@ class VllmMagicError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """Return the lines that IPython shows in place of a traceback, whose frames would not help the user."""
-        return [f"{type(self).__name__}: {self}", *self.details]
+        first, *others = self.lines
+        return [f"{type(self).__name__}: {first}", *others, *self.details]
 
 
 class InvalidOption(VllmMagicError, ValueError):
@@ -88,26 +119,11 @@ class InvalidOption(VllmMagicError, ValueError):
 
     Args:
         *problems: what is wrong with each, and what to do.
-
-    Attributes:
-        problems: the same texts, each as one line.
     """
 
     def __init__(self, *problems: str) -> None:
-        super().__init__(" ".join(problems))
+        super().__init__(_message(problems))
         self.problems = tuple(written(one_line(problem)) for problem in problems)
-
-    @property
-    def lines(self) -> list[str]:
-        """The message, with a line for each problem if there are several."""
-        if len(self.problems) < 2:  # noqa: PLR2004 - several
-            return [str(self)]
-        others = str(self).removeprefix(" ".join(self.problems)).strip()  # what `continued` has added
-        return [f"{len(self.problems)} mistakes:", *self.problems, *([others] if others else [])]
-
-    def _render_traceback_(self) -> list[str]:
-        first, *others = self.lines
-        return [f"{type(self).__name__}: {first}", *others]
 
 
 class ExecutableNotFound(VllmMagicError):

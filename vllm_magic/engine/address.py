@@ -18,17 +18,21 @@ LOOPBACK = "127.0.0.1"
 EVERY = ("0.0.0.0", "::")  # noqa: S104 - for a warning about servers on all addresses
 
 
-def resolve(host: str) -> str:
+def resolve(host: str, limit: float | None = None) -> str:
     """Return the address for a value of ``--host``; for a name its first IPv4 address, which vLLM binds.
 
+    Args:
+        host: a name or an address.
+        limit: seconds for the look-up of a name; None for `lookups.HOST_LIMIT`.
+
     Raises:
-        OSError: there is no such host, or the look-up takes more than `lookups.HOST_LIMIT` seconds.
+        OSError: there is no such host, or the look-up takes longer.
     """
     try:
         found = [ipaddress.ip_address(host)]
     except ValueError:
         try:
-            answers = lookups.addresses(host, None)
+            answers = lookups.addresses(host, None, limit)
         except UnicodeError:  # not a valid name
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
         found = [ipaddress.ip_address(answer.place[0]) for answer in answers]

@@ -20,7 +20,7 @@ from vllm_magic.engine import port as ports
 from vllm_magic.engine.address import LOOPBACK
 from vllm_magic.engine.endpoint import Endpoint
 from vllm_magic.engine.flags import flag_table, flags
-from vllm_magic.errors import InvalidOption, StartFailed
+from vllm_magic.errors import InvalidOption, StartFailed, reason
 from vllm_magic.linux import lookups
 from vllm_magic.linux.marks import MARK
 
@@ -64,14 +64,9 @@ def build(spec: ServerSpec) -> Command:
         InvalidOption: a flag cannot be used here, or the working directory is gone.
         StartFailed: the port is taken, or the host cannot be used.
     """
-    if not os.path.isdir(spec.cwd):  # noqa: PTH112 - Path.is_dir raises an error for a name that is too long
-        raise InvalidOption(
-            f"The working directory of {spec.name}, {spec.cwd}, is gone. Make it again, or start the server from another one."
-        )
+    check_folder(spec)
     path = executable.find(spec.executable)
-    for flag, reason in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
-        if flags.has(spec.all_args, flag):
-            raise InvalidOption(f"{flag} means {reason}, and a notebook needs an HTTP port. Leave it out.")
+    _check_http(spec)
     port_text, args = flags.pop(spec.args, "--port")
     host, args = flags.pop(args, "--host")
     host = _address(host or flags.value(spec.all_args, "--host"))
@@ -82,10 +77,7 @@ def build(spec: ServerSpec) -> Command:
         api_key=dict(spec.env).get("VLLM_API_KEY") or secrets.token_urlsafe(24),
         secure=flags.has(spec.all_args, "--ssl-certfile"),
     )
-    if endpoint.exposed and flags.has(spec.all_args, SLEEP):
-        raise InvalidOption(
-            f"{SLEEP} opens vLLM's development routes, which need no key, so it cannot be used with --host {host}. Leave one of them out."
-        )
+    _check_exposure(spec, host)
     argv = (path, "serve", spec.model, *args, *_quiet(spec, path), "--host", host, "--port", str(port))
     return Command(argv, endpoint)
 
@@ -229,32 +221,59 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _address(host: str | None) -> str:
+def _address(host: str | None, limit: float | None = None) -> str:
     """Return the address for the value of ``--host``; None without the flag."""
     if host is not None and host.strip() in ("", "None"):  # an empty value in a --config file is read as None
         raise InvalidOption(f"--host is empty. Give an address, or leave it out for {LOOPBACK}.")
     host = host or LOOPBACK
     try:
-        return addresses.resolve(host)
+        return addresses.resolve(host, limit)
     except OSError as error:
         raise _not_bound(host, None, error) from None
 
 
-def check_port(spec: ServerSpec, freed: Collection[int] = ()) -> None:
-    """Check the port that a spec asks for; do nothing for a spec that takes a free port.
+def check_folder(spec: ServerSpec) -> None:
+    """Check that the working directory is there.
+
+    Raises:
+        InvalidOption: it is gone.
+    """
+    if not os.path.isdir(spec.cwd):  # noqa: PTH112 - Path.is_dir raises an error for a name that is too long
+        raise InvalidOption(
+            f"The working directory of {spec.name}, {spec.cwd}, is gone. Make it again, or start the server from another one."
+        )
+
+
+def check_endpoint(spec: ServerSpec, freed: Collection[int] = (), limit: float | None = None) -> None:
+    """Check that a server of this spec can listen on its host and port, and may do so.
 
     Args:
         spec: the server.
         freed: ports that are in use now, and free when the server starts.
+        limit: seconds for the look-up of the host's name; None for `lookups.HOST_LIMIT`.
 
     Raises:
-        InvalidOption: the value is not a port.
+        InvalidOption: a flag cannot be used here, or its value is no host or no port.
         StartFailed: the port is taken, or it or its host cannot be used.
     """
-    text = flags.value(spec.all_args, "--port")
-    port = spec.port if text is None else int(text) if flags.is_whole_number(text) else -1
-    if port is not None and port not in freed:
-        choose_port(spec, text, _address(flags.value(spec.all_args, "--host")))
+    _check_http(spec)
+    host = _address(flags.value(spec.all_args, "--host"), limit)
+    _check_exposure(spec, host)
+    port = _wanted_port(spec, flags.value(spec.all_args, "--port"))
+    _bind(host, None if port in freed else port)
+
+
+def _check_http(spec: ServerSpec) -> None:
+    for flag, meaning in (("--uds", "a Unix socket"), ("--headless", "no HTTP server")):
+        if flags.has(spec.all_args, flag):
+            raise InvalidOption(f"{flag} means {meaning}, and a notebook needs an HTTP port. Leave it out.")
+
+
+def _check_exposure(spec: ServerSpec, host: str) -> None:
+    if flags.has(spec.all_args, SLEEP) and not addresses.is_loopback(host):
+        raise InvalidOption(
+            f"{SLEEP} opens vLLM's development routes, which need no key, so it cannot be used with --host {host}. Leave one of them out."
+        )
 
 
 def choose_port(spec: ServerSpec, text: str | None, host: str) -> int:
@@ -269,28 +288,51 @@ def choose_port(spec: ServerSpec, text: str | None, host: str) -> int:
         InvalidOption: the value is not a port.
         StartFailed: the port is taken, or cannot be used.
     """
+    port = _wanted_port(spec, text)
+    if port is None:
+        try:
+            return free_port.choose(host)
+        except OSError as error:
+            raise _not_bound(host, port, error) from None
+    _bind(host, port)
+    return port
+
+
+def _wanted_port(spec: ServerSpec, text: str | None) -> int | None:
+    """Return the port of the flag or the spec; None for any. Arguments and errors as for `choose_port`."""
     if text is not None and not flags.is_whole_number(text):
         raise InvalidOption(f"--port {text} is not a number. Leave --port out for a free one.")
     port = spec.port if text is None else int(text)
     if port is not None and not 0 < port < 65536:  # noqa: PLR2004 - TCP
         raise InvalidOption(f"{port} is not a port. Use 1 to 65535, or leave --port out for a free one.")
+    return port
+
+
+def _bind(host: str, port: int | None) -> None:
+    """Check that the port, or any port, can be bound.
+
+    Raises:
+        StartFailed: it cannot.
+    """
     try:
-        if port is None:
-            return free_port.choose(host)
-        free_port.bind(host, port).close()
+        free_port.bind(host, port or 0).close()
     except OSError as error:
         raise _not_bound(host, port, error) from None
-    return port
 
 
 def _not_bound(host: str, port: int | None, error: OSError) -> StartFailed:
     """Return the error for an address, or a port of it, on which no server can listen."""
-    if error.errno != errno.EADDRINUSE or port is None:
+    if error.errno == errno.EADDRINUSE and port is not None:
+        holder = ports.holder(port)
         return StartFailed(
-            f"{host}:{port or 'any port'} cannot be used: {error.strerror}", "Choose another --host"
+            f"Port {port} is taken{f' by {holder}' if holder else ''}",
+            "Choose another --port, or leave it out for a free one",
         )
-    holder = ports.holder(port)
+    if error.errno == errno.EACCES and port is not None:
+        return StartFailed(
+            f"Port {port} is for privileged users only",
+            "Choose a --port from 1024 on, or leave it out for a free one",
+        )
     return StartFailed(
-        f"Port {port} is taken{f' by {holder}' if holder else ''}",
-        "Choose another --port, or leave it out for a free one",
+        f"{host}:{port or 'any port'} cannot be used: {reason(error)}", "Choose another --host"
     )

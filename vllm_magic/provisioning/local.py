@@ -69,9 +69,9 @@ class LocalProvisioner(Provisioner):
     standby: StandbySpec
 
     def __init__(self, spec: ServerSpec, environ: Mapping[str, str], probe: Probe) -> None:
-        self.command = commands.build(spec)
-        path = self.command.argv[0]
+        path = executable.find(spec.executable)
         checks.check(spec, environ, path)
+        self.command = commands.build(spec)
         flag_reading.table(path)  # begins to read the flags, for the next start
         self.stop_grace, self.stop_patience = stop_times(spec, environ)
         self.stops_at_exit = not spec.keep

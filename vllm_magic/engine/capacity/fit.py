@@ -143,7 +143,8 @@ def _described(
     try:
         checks.check_model(spec, environ)
     except StartFailed as error:
-        raise NoEstimate(str(error)) from None
+        first, *others = error.problems
+        raise NoEstimate(first).joined(others) from None
     folder = model_files.find(spec, environ)
     if folder is not None:
         try:

@@ -1,15 +1,20 @@
-"""All checks of a start, in the order in which they are made. Each raises the error for a start that cannot succeed.
+"""All checks of a start. Each raises the error for a start that cannot succeed, and one error tells the problems of all checks.
 
-The checks of the flags are all made, and their problems are raised together.
+A check says nothing about what it cannot know, such as the files of a model that is not there. So the checks can be made in any
+order, except that a disk must answer before a model is looked for on it.
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vllm_magic.engine import executable
+from vllm_magic.engine import command, executable
 from vllm_magic.engine.start_checks import (
+    all_problems,
+    download_space,
+    endpoint,
     flag_ranges,
     flag_values,
     gpu_limits,
@@ -24,52 +29,29 @@ from vllm_magic.engine.start_checks import (
     unknown_flags,
 )
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
-from vllm_magic.errors import ExecutableNotFound, InvalidOption
+from vllm_magic.errors import ExecutableNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from vllm_magic.engine.spec import ServerSpec
+    from vllm_magic.errors import VllmMagicError
     from vllm_magic.gpu.devices import Snapshot
 
+PROMISE = 1.0  # seconds in which a problem is told, however long another check waits
+
 FLAG_CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
-    stray_words.check,
     unknown_flags.check,
     flag_values.check,
     flag_ranges.check,
     named_files.check,
     parsers.check,
 )
-
-
-def _check_flags(start: PlannedStart) -> None:
-    """Make all checks of the flags, so that one error tells all mistakes.
-
-    Raises:
-        InvalidOption: vLLM would refuse some flags or their values.
-    """
-    problems: list[str] = []
-    for check_flags in FLAG_CHECKS:
-        try:
-            check_flags(start)
-        except InvalidOption as error:
-            problems += error.problems
-    if problems:
-        raise InvalidOption(*dict.fromkeys(problems))
-
-
-# The checks that need no GPU.
 MODEL_CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
-    silent_disk.check,
-    _check_flags,
     model_name.check,
     model_folder.check,
-)
-CHECKS: tuple[Callable[[PlannedStart], None], ...] = (
-    *MODEL_CHECKS,
     model_limits.check,
-    gpu_limits.check,
-    machine.check,
+    download_space.check,
 )
 
 
@@ -95,9 +77,33 @@ def check(
     """
     if spec.force:
         return
+    command.check_folder(spec)
+    began = time.monotonic()
     start = PlannedStart(spec, environ, path, now, freed_ports)
-    for check_start in CHECKS:
-        check_start(start)
+    stray = all_problems.find((stray_words.check,), start)
+    of_flags = all_problems.find(FLAG_CHECKS, start)
+    of_machine = all_problems.find((machine.check,), start)
+    if stray or of_flags or of_machine:
+        start.deadline = began + PROMISE
+    of_model = _of_model(start, is_certain=not stray)
+    others = all_problems.find((gpu_limits.check, endpoint.check), start)
+    all_problems.tell([*stray, *of_flags, *of_model, *others, *of_machine])
+
+
+def _of_model(start: PlannedStart, *, is_certain: bool) -> list[VllmMagicError]:
+    """Return the errors of the checks of the model.
+
+    Args:
+        start: the start. If its model cannot be looked at, it has no folder from then on.
+        is_certain: whether the name of the model is certain.
+    """
+    if not is_certain:  # such as a path with blanks, of which this may be only the beginning
+        start.folder = None
+        return []
+    if silent := all_problems.find((silent_disk.check,), start):
+        start.folder = None
+        return silent
+    return all_problems.find(MODEL_CHECKS, start)
 
 
 def check_gpus(spec: ServerSpec, environ: Mapping[str, str], path: str, now: Snapshot) -> None:
@@ -129,5 +135,6 @@ def check_model(spec: ServerSpec, environ: Mapping[str, str]) -> None:
     with suppress(ExecutableNotFound):
         path = executable.find(spec.executable)
     start = PlannedStart(spec, environ, path)
-    for check_start in MODEL_CHECKS:
-        check_start(start)
+    stray = all_problems.find((stray_words.check,), start)
+    of_flags = all_problems.find(FLAG_CHECKS, start)
+    all_problems.tell([*stray, *of_flags, *_of_model(start, is_certain=not stray)])

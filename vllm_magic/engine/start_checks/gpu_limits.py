@@ -7,9 +7,11 @@ the device in its version.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command, versions
+from vllm_magic.engine.start_checks import all_problems
 from vllm_magic.errors import InvalidOption
 from vllm_magic.gpu import choice
 from vllm_magic.gpu.visible import visible
@@ -50,12 +52,12 @@ def check(start: PlannedStart) -> None:
     gpus = _candidates(start)
     if not gpus or not start.version or _OTHER_DEVICE.search(start.version):
         return
-    _check_count(start, gpus)
+    checks = [partial(_check_count, gpus)]
     capabilities = [gpu.capability for gpu in gpus if gpu.capability]
     if len(capabilities) == len(gpus):
         best = max(capabilities)
-        _check_dtype(start, gpus[0], best)
-        _check_quantization(start, gpus[0], best)
+        checks += [partial(_check_dtype, gpus[0], best), partial(_check_quantization, gpus[0], best)]
+    all_problems.check(checks, start)
 
 
 def _candidates(start: PlannedStart) -> Sequence[Gpu]:
@@ -72,7 +74,7 @@ def _candidates(start: PlannedStart) -> Sequence[Gpu]:
     return start.snapshot.gpus if wanted.strip().lower() == "auto" else chosen
 
 
-def _check_count(start: PlannedStart, gpus: Sequence[Gpu]) -> None:
+def _check_count(gpus: Sequence[Gpu], start: PlannedStart) -> None:
     backend = start.value("--distributed-executor-backend")
     release = versions.parse(start.version)
     certain = backend == "mp" or (
@@ -96,7 +98,7 @@ def _check_count(start: PlannedStart, gpus: Sequence[Gpu]) -> None:
     )
 
 
-def _check_dtype(start: PlannedStart, gpu: Gpu, best: tuple[int, int]) -> None:
+def _check_dtype(gpu: Gpu, best: tuple[int, int], start: PlannedStart) -> None:
     dtype = start.value("--dtype")
     if dtype == "bfloat16" and best < _OLDEST_FOR_BFLOAT16:
         raise InvalidOption(
@@ -104,7 +106,7 @@ def _check_dtype(start: PlannedStart, gpu: Gpu, best: tuple[int, int]) -> None:
         )
 
 
-def _check_quantization(start: PlannedStart, gpu: Gpu, best: tuple[int, int]) -> None:
+def _check_quantization(gpu: Gpu, best: tuple[int, int], start: PlannedStart) -> None:
     release = versions.parse(start.version)
     if release is None or not _FIRST_CHECKED <= release <= versions.NEWEST:
         return

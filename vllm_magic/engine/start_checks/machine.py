@@ -1,16 +1,15 @@
-"""Refuse what this machine cannot do: a port that is taken, too little disk space, shared memory, or room for processes."""
+"""Refuse a start for which this machine has too little shared memory, or too little room for processes and files."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import command, versions
-from vllm_magic.engine.models import download
+from vllm_magic.engine.start_checks import all_problems
 from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux import limits
-from vllm_magic.sizes import GIB, gib
+from vllm_magic.sizes import gib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +26,6 @@ SHARED_MEMORY = 10 * (24 * 2**20 + 2)
 _CHECKS_SHARED_MEMORY = (0, 28)
 # The values of --distributed-executor-backend with which vLLM makes such queues.
 _MULTIPLE_PROCESSES = (None, "mp")
-# The values of --load-format with which vLLM downloads the files that the model's index names.
-_FORMATS_WITH_INDEX = (None, "auto", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -47,17 +44,18 @@ class MachineProblem:
 
 
 def check(start: PlannedStart) -> None:
-    """Check the ports, the limits of processes, the shared memory, and the disk space for the rest of a download.
+    """Check vLLM's port for its processes, the limits of processes, and the shared memory.
 
     Raises:
-        InvalidOption: a port is not a valid number.
-        StartFailed: the port is taken, or the machine lacks something.
+        InvalidOption: the port is not a number.
+        StartFailed: the machine lacks something.
     """
-    command.check_port(start.spec, start.freed_ports)
-    _check_vllm_port(start)
-    for problem in problems(_workers(start), start.version):
-        raise StartFailed(problem.cause, problem.remedy)
-    _check_disk(start)
+    all_problems.check((_check_vllm_port, _check_limits), start)
+
+
+def _check_limits(start: PlannedStart) -> None:
+    errors = [StartFailed(one.cause, one.remedy) for one in problems(_workers(start), start.version)]
+    all_problems.tell(errors)
 
 
 def problems(workers: int, version: str) -> Iterator[MachineProblem]:
@@ -112,24 +110,3 @@ def _workers(start: PlannedStart) -> int:
     ):
         return 1
     return start.pipeline_parallel_size * start.tensor_parallel_size
-
-
-def _check_disk(start: PlannedStart) -> None:
-    """Check the disk space for the rest of a download that began earlier. The model's index tells the size."""
-    folder = start.folder
-    if (
-        folder is None
-        or folder.parent.name != "snapshots"
-        or start.value("--load-format") not in _FORMATS_WITH_INDEX
-    ):
-        return
-    try:
-        missing, free = download.missing_bytes(folder), shutil.disk_usage(folder).free
-    except OSError:  # the cache is being changed
-        return
-    if missing > free:
-        raise StartFailed(
-            f"The weights of {start.spec.model} need {missing / GIB:.1f} GiB more on the disk of {folder.parents[1].parent}, "
-            f"which has {free / GIB:.1f} GiB free",
-            "Free some space, or choose another disk: --download-dir FOLDER. --force starts the server all the same",
-        )

@@ -10,12 +10,14 @@ import os
 import re
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine.capacity import weights
 from vllm_magic.engine.models import hub, model_files
 from vllm_magic.engine.models.model_files import INDEX
+from vllm_magic.engine.start_checks import all_problems
 from vllm_magic.errors import NoEstimate, StartFailed
 
 if TYPE_CHECKING:
@@ -92,16 +94,25 @@ def check(start: PlannedStart) -> None:
     if names is None or "model_index.json" in names or any(name.endswith(".gguf") for name in names):
         return  # the model has another format than that of Transformers
     online_remedy = f"Unset {variable} to complete its download" if is_cached else ""
-    _check_config(start, folder, names, online_remedy)
-    _check_weights(start, folder, names, online_remedy)
-    _check_tokenizer(start, folder, names, online_remedy)
-
-
-def _check_config(start: PlannedStart, folder: Path, names: Sequence[str], online_remedy: str) -> None:
-    if (start.value("--config-format") or "auto") not in _CONFIG_FORMATS or "params.json" in names:
-        return
-    if CONFIG not in names:
+    if _has_config(start, names):
+        parts = (_check_config, _check_weights, _check_tokenizer)
+        all_problems.check([partial(part, folder, names, online_remedy) for part in parts], start)
+    else:  # the user probably means another folder
         raise _lacks(folder, f"no {CONFIG}", online_remedy or _where_is_config(folder, names))
+
+
+def _has_config(start: PlannedStart, names: Sequence[str]) -> bool:
+    """Whether the folder has a config.json, or may do without one."""
+    return CONFIG in names or _has_other_config(start, names)
+
+
+def _has_other_config(start: PlannedStart, names: Sequence[str]) -> bool:
+    return (start.value("--config-format") or "auto") not in _CONFIG_FORMATS or "params.json" in names
+
+
+def _check_config(folder: Path, names: Sequence[str], online_remedy: str, start: PlannedStart) -> None:
+    if _has_other_config(start, names):
+        return
     try:
         raw, size = model_files.read_start(folder / CONFIG, model_files.LARGEST_CONFIG)
         if size <= len(raw):
@@ -128,7 +139,7 @@ def _base(adapter: Path) -> str:
     return "its base model"
 
 
-def _check_weights(start: PlannedStart, folder: Path, names: Sequence[str], online_remedy: str) -> None:
+def _check_weights(folder: Path, names: Sequence[str], online_remedy: str, start: PlannedStart) -> None:
     kind = (start.value("--load-format") or "auto").lower()
     endings = _ENDINGS.get(kind, ())
     if not endings or start.has("--model-weights"):
@@ -185,7 +196,7 @@ def _layers(config: Mapping[str, object]) -> int:
     return 0
 
 
-def _check_tokenizer(start: PlannedStart, folder: Path, names: Sequence[str], online_remedy: str) -> None:
+def _check_tokenizer(folder: Path, names: Sequence[str], online_remedy: str, start: PlannedStart) -> None:
     config = start.config or {}
     is_not_needed = start.has("--tokenizer", "--skip-tokenizer-init", "--tokens-only")
     if is_not_needed or "auto_map" in config or "speculators_config" in config:

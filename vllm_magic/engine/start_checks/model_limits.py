@@ -6,10 +6,12 @@ The checks say nothing if vLLM may read another configuration than this config.j
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine.capacity import architecture, memory_need
 from vllm_magic.engine.flags import flags
+from vllm_magic.engine.start_checks import all_problems
 from vllm_magic.errors import InvalidOption, NoEstimate, StartFailed
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ def check(start: PlannedStart) -> None:
         return
     _check_architecture(start, config)
     if not any(name in config for name in _LANGUAGE_MODELS):
-        _check_length(start, config)
-        _check_heads(start, config)
+        checks = (partial(_check_length, config), partial(_check_heads, config))
+        all_problems.check(checks, start)
 
 
 def _config(start: PlannedStart) -> dict[str, Any] | None:
@@ -63,7 +65,7 @@ def _config(start: PlannedStart) -> dict[str, Any] | None:
         return None
 
 
-def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
+def _check_length(config: dict[str, Any], start: PlannedStart) -> None:
     given = start.value("--max-model-len") or ""
     length = flags.amount(given)
     if not length or start.environ.get(architecture.ANY_LENGTH, "").strip().lower() not in ("", "0", "false"):
@@ -83,7 +85,7 @@ def _check_length(start: PlannedStart, config: dict[str, Any]) -> None:
         )
 
 
-def _check_heads(start: PlannedStart, config: dict[str, Any]) -> None:
+def _check_heads(config: dict[str, Any], start: PlannedStart) -> None:
     size = start.tensor_parallel_size
     if size <= 1 or _has_own_code(start, config):
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import similar_paths
@@ -13,10 +12,12 @@ from vllm_magic.engine.flags import flags
 from vllm_magic.engine.models import hf_cache, hub
 from vllm_magic.engine.models.model_files import LARGEST_REF, cache_folder, folder_name, snapshot
 from vllm_magic.engine.start_checks import foreign_names
-from vllm_magic.errors import InvalidOption, StartFailed
+from vllm_magic.errors import StartFailed
 from vllm_magic.linux import files
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 MOST_SIMILAR = 3  # models of the cache that a message suggests, at most
@@ -31,10 +32,9 @@ _EXAMPLE = "Give a name such as Qwen/Qwen3-0.6B, or the path of a folder"
 
 
 def check(start: PlannedStart) -> None:
-    """Check that vLLM can find the model, and the tokenizer of --tokenizer.
+    """Check that vLLM can find the model.
 
     Raises:
-        InvalidOption: the path of --tokenizer is not there.
         StartFailed: the model cannot be found.
     """
     model = start.spec.model
@@ -42,7 +42,6 @@ def check(start: PlannedStart) -> None:
     is_reference = ":" in model or (model.endswith(".gguf") and not model.startswith("/"))
     if start.has_other_source:
         return
-    _check_tokenizer(start)
     if os.path.exists(start.path):  # noqa: PTH110 - Path.exists raises for some names
         _check_file(start)
         return
@@ -59,15 +58,6 @@ def check(start: PlannedStart) -> None:
         raise StartFailed(f"{model} cannot be the name of a model on the Hub: {reason}", _EXAMPLE)
     if variable := hub.offline(start.environ):
         _check_cache(start, variable)
-
-
-def _check_tokenizer(start: PlannedStart) -> None:
-    """Check that the path of --tokenizer is there."""
-    path = start.value("--tokenizer") or ""
-    mode = start.value("--tokenizer-mode") or "auto"  # plugins add others
-    is_read = not start.has("--skip-tokenizer-init") and mode in ("auto", "hf", "slow", "mistral")
-    if path.startswith("/") and is_read and not os.path.exists(path):  # noqa: PTH110
-        raise InvalidOption(f"--tokenizer {path} is not there. {similar_paths.nearest(Path(path))}")
 
 
 def _check_file(start: PlannedStart) -> None:

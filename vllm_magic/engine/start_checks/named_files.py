@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.engine import similar_paths
 from vllm_magic.engine.flags import config_file, flags
+from vllm_magic.engine.start_checks import all_problems
 from vllm_magic.engine.start_checks.planned_start import NO_VALUE
 from vllm_magic.errors import InvalidOption
 
@@ -27,21 +29,17 @@ _DOTS = re.compile(r"\.{1,2}(/|$)")
 
 
 def check(start: PlannedStart) -> None:
-    """Check the files of the flags ``--config``, ``--chat-template``, ``--ssl-...`` and ``--lora-modules``.
+    """Check the files of ``--config``, ``--chat-template``, ``--ssl-...``, ``--lora-modules`` and ``--tokenizer``.
 
     Raises:
-        InvalidOption: a file is not there, or vLLM does not read it.
+        InvalidOption: files are not there, or vLLM does not read them.
     """
     if start.is_omni:
         return
-    _check_config(start)
-    _check_chat_template(start)
-    _check_certificates(start)
-    # vLLM uses only the last of these flags (LoRAParserAction in its cli_args.py).
-    adapters = start.last("--lora-modules")
-    for adapter in adapters.values if adapters else ():
-        if adapter not in NO_VALUE:
-            _check_adapter(adapter, start)
+    all_problems.check(
+        (_check_config, _check_chat_template, _check_certificates, _check_adapters, _check_tokenizer),
+        start,
+    )
 
 
 def _check_config(start: PlannedStart) -> None:
@@ -83,13 +81,34 @@ def _check_certificates(start: PlannedStart) -> None:
     names = [*CERTIFICATE, "--ssl-ca-certs"]
     if not start.has(*CERTIFICATE):
         return
+    problems = []
     for name in names:
         path = start.value(name)
         if path is None or path in NO_VALUE or path.startswith("-"):
             continue
         if not similar_paths.exists(path, start.spec.cwd):
             meant = similar_paths.suggestion(path, start.spec.cwd)
-            raise InvalidOption(f"{name} {path} is not there.{meant or ' Correct the path.'}")
+            problems.append(f"{name} {path} is not there.{meant or ' Correct the path.'}")
+    if problems:
+        raise InvalidOption(*problems)
+
+
+def _check_adapters(start: PlannedStart) -> None:
+    # vLLM uses only the last of these flags (LoRAParserAction in its cli_args.py).
+    flag = start.last("--lora-modules")
+    adapters = [text for text in flag.values if text not in NO_VALUE] if flag else []
+    all_problems.check([partial(_check_adapter, text) for text in adapters], start)
+
+
+def _check_tokenizer(start: PlannedStart) -> None:
+    """Check the path of ``--tokenizer``."""
+    path = start.value("--tokenizer") or ""
+    mode = start.value("--tokenizer-mode") or "auto"  # plugins add others
+    is_read = not start.has("--skip-tokenizer-init") and mode in ("auto", "hf", "slow", "mistral")
+    if not path.startswith("/") or not is_read or start.has_other_source:
+        return
+    if not similar_paths.exists(path, start.spec.cwd):
+        raise InvalidOption(f"--tokenizer {path} is not there. {similar_paths.nearest(Path(path))}")
 
 
 def _check_adapter(text: str, start: PlannedStart) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.engine import similar_paths
 from vllm_magic.engine.flags.flag_table import plain
+from vllm_magic.engine.start_checks import all_problems
 from vllm_magic.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -30,11 +31,18 @@ def check(start: PlannedStart) -> None:
     """
     if start.is_omni:
         return
+    all_problems.check((_check_tools, _check_reasoning), start)
+
+
+def _check_tools(start: PlannedStart) -> None:
     auto = start.last(AUTO)
     if auto and plain(auto.written).startswith("--en"):  # not --no-enable-auto-tool-choice
         if not _value(start, TOOLS[0]):
             raise InvalidOption(f"{AUTO} needs the parser of the model's tool calls: {TOOLS[0]} NAME.")
         _check(start, *TOOLS)
+
+
+def _check_reasoning(start: PlannedStart) -> None:
     if not start.last("--skip-tokenizer-init"):
         _check(start, *REASONING)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ NO_VALUE = (
 OMNI = (
     "--omni"  # with this flag, the package vLLM-Omni reads the command line (vLLM's entrypoints/cli/main.py)
 )
+LEAST_WAIT = 0.2  # seconds; a disk and a name server that work answer in milliseconds
 # With these variables, the model's name is one of ModelScope, or vLLM looks for it in a file (vLLM's envs.py).
 _NAME_VARIABLES = ("VLLM_USE_MODELSCOPE", "VLLM_MODEL_REDIRECT_PATH")
 
@@ -42,6 +44,7 @@ class PlannedStart:
 
     Attributes:
         environ: the kernel's environment with the variables of --env.
+        deadline: when checks stop to wait for a disk or a name server, by `time.monotonic`; None for their own limits.
     """
 
     def __init__(
@@ -57,6 +60,13 @@ class PlannedStart:
         self.executable = executable
         self.snapshot = snapshot
         self.freed_ports = freed_ports
+        self.deadline: float | None = None
+
+    def limit(self, most: float) -> float:
+        """Return the seconds that a check may wait: at most these, and until the deadline."""
+        if self.deadline is None:
+            return most
+        return min(most, max(LEAST_WAIT, self.deadline - time.monotonic()))
 
     @functools.cached_property
     def table(self) -> FlagTable | None:

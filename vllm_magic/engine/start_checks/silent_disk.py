@@ -23,7 +23,7 @@ def check(start: PlannedStart) -> None:
     """
     for path in (start.path, hf_cache.folder(start.spec.all_args, start.environ)):
         try:
-            disk.call(path, os.path.exists, path)
+            disk.call(path, os.path.exists, path, limit=start.limit(disk.LIMIT))
         except TimeoutError as error:
             raise StartFailed(reason(error), _REMEDY) from None
         except OSError:  # no process is free to ask the disk: vLLM says what it finds

@@ -37,7 +37,7 @@ class Assessment:
     """The assessment of the start that the form describes.
 
     Attributes:
-        text: one line for the user; "" for none.
+        text: a line for the user, or a line for each problem; "" for none.
         wrong: whether the start would be refused or would fail.
         claims: the bytes that vLLM will take on each GPU, by the index of the GPU.
     """
@@ -148,7 +148,7 @@ def assess(
         claims = {room.index: room.usable for room in claim(server, os.environ, snapshot)}
         return _assess_memory(server, snapshot, claims)
     except VllmMagicError as error:
-        return Assessment(str(error), wrong=True)
+        return Assessment("\n".join(error.lines), wrong=True)
 
 
 def suggestions() -> list[str]:

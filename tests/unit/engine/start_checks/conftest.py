@@ -36,6 +36,7 @@ TABLE = FlagTable(
         FlagOption(("--structured-outputs-config",), "parse_dataclass"),
         FlagOption(("--device-ids",)),
         FlagOption(("--device-memory-utilization",), "float"),
+        FlagOption(("--port",), "int", default="8000"),
         FlagOption(("--revision",)),
         FlagOption(("--served-model-name",), nargs="+"),
         FlagOption(("--hf-token",), nargs="?"),
@@ -63,9 +64,13 @@ def planned(spec):
     """Return a function that makes the start of a spec, whose arguments it takes; with ``table=None`` no flags are known."""
 
     def make(
-        *args: str, table: FlagTable | None = TABLE, environ: dict[str, str] | None = None, **fields
+        *args: str,
+        model: str = "tiny",
+        table: FlagTable | None = TABLE,
+        environ: dict[str, str] | None = None,
+        **fields,
     ) -> PlannedStart:
-        made = spec("tiny", *args, **fields)
+        made = spec(model, *args, **fields)
         start = PlannedStart(made, environ or {}, made.executable)
         start.table = table
         return start

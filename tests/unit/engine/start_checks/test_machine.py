@@ -1,11 +1,7 @@
-"""What this machine lacks is said before the start: a port, a number in VLLM_PORT, limits, shared memory, disk space."""
+"""What this machine lacks is said before the start: a number in VLLM_PORT, limits, shared memory."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,56 +13,20 @@ from vllm_magic.errors import InvalidOption, StartFailed
 from vllm_magic.linux import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
 MIB = 2**20
-Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - as shutil has it
 
 
 def check(
     *words: str,
     environ: Mapping[str, str] | None = None,
     version: str = "",
-    freed: tuple[int, ...] = (),
-    model: str = "m",
     **fields: Any,
 ) -> None:
-    start = PlannedStart(ServerSpec(model, words, **fields), environ or {}, "/nowhere/vllm", None, freed)
+    start = PlannedStart(ServerSpec("m", words, **fields), environ or {}, "/nowhere/vllm")
     start.version = version
     machine.check(start)
-
-
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """The number of a port on which this process listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
-
-
-class TestPort:
-    def test_a_taken_port(self, taken):
-        for how in ({"port": taken}, {"words": ("--port", str(taken))}, {"words": (f"--port={taken}",)}):
-            with pytest.raises(StartFailed) as refused:
-                check(*how.pop("words", ()), **how)
-            assert refused.value.cause.startswith(f"Port {taken} is taken by ")
-            assert f"(pid {os.getpid()}, " in refused.value.cause
-
-    def test_a_port_that_is_free_by_then(self, taken):
-        check("--port", str(taken), freed=(taken,))
-
-    def test_another_address(self, taken):
-        check("--port", str(taken), "--host", "127.0.0.2")
-
-    def test_a_free_port(self):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        check("--port", str(port))
-        check()
-
-    def test_no_port(self):
-        with pytest.raises(InvalidOption, match="--port http is not a number"):
-            check("--port", "http")
 
 
 class TestVllmPort:
@@ -148,64 +108,9 @@ class TestLimits:
             check()
 
 
-class TestDisk:
-    @pytest.fixture
-    def snapshot(self, tmp_path) -> Path:
-        """A model of which one of two files is there, and a part of the other."""
-        kept = tmp_path / "hub/models--m--Tiny"
-        snapshot = kept / "snapshots" / ("a" * 40)
-        snapshot.mkdir(parents=True)
-        (kept / "blobs").mkdir()
-        (kept / "refs").mkdir()
-        (kept / "refs/main").write_text("a" * 40)
-        (kept / "blobs/one").write_bytes(bytes(1000))
-        (snapshot / "1.safetensors").symlink_to("../../blobs/one")
-        (kept / "blobs/two.incomplete").write_bytes(bytes(500))
-        write_index(snapshot)
-        return snapshot
-
-    def check(self, snapshot: Path, *words: str, free: int, monkeypatch) -> None:
-        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(10**9, 0, free))
-        monkeypatch.setattr(limits, "free_shared_memory", lambda: None)
-        check(*words, model="m/Tiny", environ={"HF_HUB_CACHE": str(snapshot.parents[2])})
-
-    def test_too_little(self, snapshot, monkeypatch):
-        with pytest.raises(StartFailed) as refused:
-            self.check(snapshot, free=499, monkeypatch=monkeypatch)
-        assert refused.value.cause.startswith("The weights of m/Tiny need 0.0 GiB more on the disk of ")
-        assert "--download-dir" in refused.value.hint
-        self.check(snapshot, free=500, monkeypatch=monkeypatch)
-
-    def test_another_format(self, snapshot, monkeypatch):
-        self.check(snapshot, "--load-format", "dummy", free=0, monkeypatch=monkeypatch)
-
-    def test_all_is_there(self, snapshot, monkeypatch):
-        (snapshot / "2.safetensors").write_bytes(bytes(10))
-        self.check(snapshot, free=0, monkeypatch=monkeypatch)
-
-    @pytest.mark.parametrize(
-        "index",
-        [
-            {"metadata": {}},
-            {"metadata": None},
-            {"metadata": {"total_size": "2000"}},
-            {"weight_map": None},
-            {"weight_map": {"a": "../../1.safetensors", "b": ["2.safetensors"]}},
-        ],
-    )
-    def test_an_index_that_does_not_tell(self, snapshot, monkeypatch, index):
-        write_index(snapshot, **index)
-        self.check(snapshot, free=0, monkeypatch=monkeypatch)
-
-    def test_no_index(self, snapshot, monkeypatch):
-        (snapshot / "model.safetensors.index.json").unlink()
-        self.check(snapshot, free=0, monkeypatch=monkeypatch)
-
-
-def write_index(snapshot: Path, **fields: Any) -> None:
-    index = {
-        "metadata": {"total_size": 2000},
-        "weight_map": {"a": "1.safetensors", "b": "2.safetensors"},
-        **fields,
-    }
-    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+def test_both_are_told(monkeypatch):
+    monkeypatch.setattr(limits, "open_files", lambda: 63)
+    monkeypatch.setattr(limits, "processes_left", lambda: 7)
+    with pytest.raises(InvalidOption) as refused:
+        check(env=(("VLLM_PORT", "http"),))
+    assert [line.partition(" ")[0] for line in refused.value.lines] == ["The", "A", "Only"]

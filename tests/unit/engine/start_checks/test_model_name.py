@@ -9,7 +9,7 @@ import pytest
 from vllm_magic.engine.spec import ServerSpec
 from vllm_magic.engine.start_checks import model_name
 from vllm_magic.engine.start_checks.planned_start import PlannedStart
-from vllm_magic.errors import InvalidOption, StartFailed
+from vllm_magic.errors import StartFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,20 +84,6 @@ def test_a_path_that_is_not_there(tmp_path, models, monkeypatch, model, said):
 def test_a_path_that_is_there(tmp_path, models, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     check(tmp_path, model.format(tmp_path), HF_HUB_OFFLINE="1")
-
-
-def test_a_tokenizer_that_is_not_there(tmp_path, models):
-    path = f"{models}/Qwen3-0.6b"
-    with pytest.raises(InvalidOption) as caught:
-        check(tmp_path, "some/model", "--tokenizer", path)
-    assert str(caught.value) == f"--tokenizer {path} is not there. Did you mean {models}/Qwen3-0.6B?"
-    for args in (
-        ("--tokenizer", f"{models}/Qwen3-0.6B"),
-        ("--tokenizer", "some/tokenizer"),
-        ("--tokenizer", path, "--skip-tokenizer-init"),
-        ("--tokenizer", path, "--tokenizer-mode", "of_a_plugin"),
-    ):
-        check(tmp_path, "some/model", *args)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin"])

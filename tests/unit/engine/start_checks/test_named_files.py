@@ -129,3 +129,34 @@ def test_a_config_that_vllm_does_not_read(check, configs, name, other):
 def test_two_configs(check, configs):
     with pytest.raises(InvalidOption, match=r"^vLLM takes one --config, and there are several"):
         check("--config", "a.yaml", "--config=a.yml")
+
+
+def test_a_tokenizer_that_is_not_there(check, folder):
+    (folder / "models/Qwen3-0.6B").mkdir(parents=True)
+    path = f"{folder}/models/Qwen3-0.6b"
+    with pytest.raises(InvalidOption) as refused:
+        check("--tokenizer", path)
+    assert str(refused.value) == f"--tokenizer {path} is not there. Did you mean {folder}/models/Qwen3-0.6B?"
+    for args in (
+        ("--tokenizer", f"{folder}/models/Qwen3-0.6B"),
+        ("--tokenizer", "some/tokenizer"),
+        ("--tokenizer", path, "--skip-tokenizer-init"),
+        ("--tokenizer", path, "--tokenizer-mode", "of_a_plugin"),
+    ):
+        check(*args)
+
+
+def test_all_files_are_told(check):
+    with pytest.raises(InvalidOption) as refused:
+        check(
+            "--chat-template", "x.jinja", "--ssl-keyfile", "x.key", "--ssl-certfile", "x.crt",
+            "--lora-modules", "a=/nowhere", "b=organisation/b", "c", "--tokenizer", "/nowhere",
+        )  # fmt: skip
+    assert [line.partition(" is ")[0] for line in refused.value.lines] == [
+        "--chat-template x.jinja",
+        "--ssl-keyfile x.key",
+        "--ssl-certfile x.crt",
+        "The LoRA adapter a",
+        "--lora-modules c",
+        "--tokenizer /nowhere",
+    ]
