@@ -34,6 +34,9 @@
  *     owners_only=1           a fast driver: it knows files with <ms> in their names only, and counts them while their
  *                             owners live, whatever these have open
  *     util, compute_mode
+ *     driver=N                the version of the driver, 580.00.00 if it is not set
+ *     cuda=N                  the newest CUDA that the driver runs, as NVML writes it: 12040 for 12.4, 0 for a driver that does
+ *                             not say; 13000 if it is not set
  *     capability=N            the compute capability times ten: 89 for 8.9, 0 for a driver that does not say
  *     maker=N                 a part of every UUID
  *     same_uuid=1             all GPUs have the UUID of the first one
@@ -390,11 +393,16 @@ API const char *nvmlErrorString(result code) {
     return "Unknown Error";
 }
 API result nvmlSystemGetDriverVersion(char *out, unsigned size) {
-    return initialised ? put(out, size, "580.00.00") : UNINITIALISED;
+    char version[64] = "580.00.00";
+    setting("driver", -1, version, sizeof version);
+    return initialised ? put(out, size, version) : UNINITIALISED;
 }
 API result nvmlSystemGetNVMLVersion(char *out, unsigned size) { return put(out, size, "13.580.00.00"); }
-API result nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return OK; }
-API result nvmlSystemGetCudaDriverVersion(int *version) { *version = 13000; return OK; }
+API result nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    *version = (int)number("cuda", -1, 13000);
+    return *version ? OK : NOT_SUPPORTED;
+}
+API result nvmlSystemGetCudaDriverVersion(int *version) { return nvmlSystemGetCudaDriverVersion_v2(version); }
 API result nvmlSystemGetProcessName(unsigned pid, char *out, unsigned size) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%u/cmdline", pid);

@@ -78,7 +78,7 @@ def test_a_snapshot_is_what_the_driver_says(root: Path, probe: Probe) -> None:
     listed = (ComputeProcess(holder.pid, 2 * GIB),)
     held = Gpu(1, fakegpu.uuid(1), "NVIDIA Small", 8 * GIB, 2 * GIB, 6 * GIB, listed, (7, 5))
     assert before <= snapshot.taken <= time.monotonic()
-    assert snapshot == Snapshot(snapshot.taken, (free, held), driver="580.00.00", problem=None)
+    assert snapshot == Snapshot(snapshot.taken, (free, held), driver="580.00.00", problem=None, cuda=(13, 0))
     assert snapshot.same(held, snapshot) is snapshot.gpus[1]
     assert snapshot.same(replace(held, uuid="GPU-of-another-machine"), snapshot) is None
 
@@ -119,6 +119,13 @@ def test_figures_that_the_driver_does_not_report_are_none(
 def test_a_driver_that_does_not_tell_the_compute_capability(root: Path, probe: Probe) -> None:
     fakegpu.configure(root, capability=0)
     assert [gpu.capability for gpu in probe.snapshot(LONG).gpus] == [None, None]
+
+
+@pytest.mark.parametrize(("number", "cuda"), [(12040, (12, 4)), (11080, (11, 8)), (0, None)])
+def test_the_cuda_of_the_driver(root: Path, probe: Probe, number: int, cuda: tuple[int, int] | None) -> None:
+    fakegpu.configure(root, driver="550.54.15", cuda=number)
+    snapshot = probe.snapshot(LONG)
+    assert (snapshot.driver, snapshot.cuda) == ("550.54.15", cuda)
 
 
 def test_pids_are_those_of_the_driver(root: Path, probe: Probe) -> None:

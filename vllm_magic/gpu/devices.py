@@ -81,12 +81,14 @@ class Snapshot:
         gpus: the GPUs, in the order of their indices.
         driver: the version of the driver; None if there is none.
         problem: one line that says why no GPU can be seen; None if there are GPUs.
+        cuda: the newest CUDA that the driver runs, such as (13, 0); None if the driver does not say.
     """
 
     taken: float
     gpus: tuple[Gpu, ...]
     driver: str | None
     problem: str | None
+    cuda: tuple[int, int] | None = None
 
     def same(self, gpu: Gpu, of: Snapshot) -> Gpu | None:
         """Return the state of a GPU in this snapshot; None if this snapshot does not have the GPU.

@@ -4,7 +4,7 @@
 
 Each empty line on stdin is a request. Each line on stdout is its reply, a JSON object::
 
-    {"driver": "580.00" | null, "problem": "..." | null,
+    {"driver": "580.00" | null, "cuda": [major, minor] | null, "problem": "..." | null,
      "gpus": [{"index", "uuid", "name", "total", "used", "free",
                "processes": [[pid, used, computes], ...] | null, "capability": [major, minor] | null}, ...]}
 
@@ -59,7 +59,7 @@ def main() -> None:
             except nvml.NVMLError as error:
                 initialised = False  # the driver may come, or come back
                 problem = _PLAIN_WORDS.get(type(error).__name__, f"the NVIDIA driver says: {error}")
-                reply = {"driver": None, "problem": problem, "gpus": []}
+                reply = {"driver": None, "cuda": None, "problem": problem, "gpus": []}
             print(json.dumps(reply), file=replies, flush=True)
 
 
@@ -91,9 +91,16 @@ def _read_gpus(nvml: Any) -> dict[str, Any]:
     gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _whole_or_parts(nvml, index)]
     return {
         "driver": nvml.nvmlSystemGetDriverVersion(),
+        "cuda": _cuda(nvml),
         "gpus": gpus,
         "problem": None if gpus else "the NVIDIA driver shows no GPU",
     }
+
+
+def _cuda(nvml: Any) -> tuple[int, int] | None:
+    """Return the newest CUDA that the driver runs; None if the driver does not say."""
+    version = _if_supported(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)
+    return (version // 1000, version % 1000 // 10) if version else None
 
 
 def _whole_or_parts(nvml: Any, index: int) -> list[dict[str, Any]]:

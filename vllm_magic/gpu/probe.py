@@ -274,7 +274,11 @@ def _no_gpus(problem: str) -> Snapshot:
 
 def _snapshot(taken: float, reply: dict[str, Any]) -> Snapshot:
     return Snapshot(
-        taken=taken, gpus=tuple(map(_gpu, reply["gpus"])), driver=reply["driver"], problem=reply["problem"]
+        taken=taken,
+        gpus=tuple(map(_gpu, reply["gpus"])),
+        driver=reply["driver"],
+        problem=reply["problem"],
+        cuda=reply["cuda"] and tuple(reply["cuda"]),
     )
 
 
