@@ -10,6 +10,7 @@
     ├── ServerNotFound         no server has this name (also a LookupError)
     ├── NotEnoughMemory        the GPUs have too little free memory
     ├── NoEstimate             the memory that a model needs cannot be estimated
+    ├── InstallError           no vLLM can be installed on this machine
     ├── ServerFailed           the server ended by itself
     │   └── StartFailed        the server ended before it was ready
     │       ├── StartTimeout       the server was not ready in time
@@ -213,6 +214,10 @@ class NoEstimate(VllmMagicError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"An estimate cannot be made: {reason}")
         self.reason = written(one_line(reason))
+
+
+class InstallError(VllmMagicError):
+    """No vLLM can be installed on this machine, or not the one that the user asks for. Nothing was downloaded."""
 
 
 class ServerFailed(VllmMagicError):

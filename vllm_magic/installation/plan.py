@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+from vllm_magic.sizes import gib
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Backend(str, Enum):
@@ -45,3 +51,21 @@ class InstallPlan:
     def name(self) -> str:
         """The name of the environment's folder: ``0.17.0-cu128-py312``."""
         return f"{self.version}-{self.backend.value}-py{self.python.replace('.', '')}"
+
+    def text(self, folder: Path) -> str:
+        """Return the plan in three lines: what and why, how much, and where.
+
+        Args:
+            folder: the folder of the new environment.
+        """
+        torch = (
+            "the CPU"
+            if self.backend is Backend.CPU
+            else f"CUDA {self.backend.value[2:4]}.{self.backend.value[4:]}"
+        )
+        size = (
+            f"It downloads about {gib(self.download, 1)}, less what is in the cache, and takes about {gib(self.disk, 1)} on the "
+            f"disk: vLLM {self.version}, torch for {torch}, Python {self.python}."
+        )
+        where = f"It goes into an environment of its own, {folder}; nothing that this kernel uses is changed."
+        return "\n".join((" ".join(self.reasons), size, where))
