@@ -17,18 +17,27 @@ A disk that does not answer holds up no start: its environments count as not the
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import secrets
+import shutil
 import stat
 import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_magic.engine import versions
 from vllm_magic.errors import InvalidOption, VllmMagicError, reason
-from vllm_magic.linux import disk, files, home
+from vllm_magic.linux import disk, files, folder_users, forks, home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vllm_magic.linux.processes import Process
 
 VARIABLE = "VLLM_MAGIC_ENVIRONMENTS"
 PROOF = "proved.json"
@@ -40,6 +49,8 @@ LIMIT = 2.0  # seconds for a disk to show one environment
 SIZE_LIMIT = (
     120.0  # seconds to add up the sizes of the files of an environment, of which there are tens of thousands
 )
+REMOVAL_LIMIT = 900.0  # seconds to remove these files
+REMOVED = ".removed-"  # in the name of an environment whose removal was interrupted
 UNFINISHED = "it is not proved: its installation is under way, or was interrupted"
 
 
@@ -97,7 +108,7 @@ class BrokenEnvironment:
     @property
     def version(self) -> str:
         """The version of vLLM, by the name of the folder; "" if the name does not say it."""
-        version = self.name.partition("-")[0]
+        version = "" if REMOVED in self.name else self.name.partition("-")[0]
         return version if versions.sort_key(version) > versions.sort_key("") else ""
 
     @property
@@ -148,6 +159,11 @@ def new_path(name: str, into: str | None = None) -> Path:
     except OSError as error:
         raise VllmMagicError(f"--into {into} cannot be used: {reason(error)}. Name another folder.") from None
     return folder / name
+
+
+def lock_path(folder: Path) -> Path:
+    """Return the path of the file that an installation locks (flock(2)) while it works in the folder of an environment."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def write_proof(
@@ -258,6 +274,27 @@ def choose(wanted: str) -> InstalledEnvironment:
     return found
 
 
+def removable(wanted: str) -> InstalledEnvironment | BrokenEnvironment:
+    """Return the one environment that has this name or this version of vLLM, whether it works or not.
+
+    Raises:
+        InvalidOption: there is none, or more than one.
+    """
+    found: list[InstalledEnvironment | BrokenEnvironment] = [*installed()]
+    found += [one for one in broken() if not one.is_main_folder]
+    meant = [one for one in found if one.name == wanted] or [one for one in found if one.version == wanted]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise InvalidOption(
+            f"There is more than one vLLM {wanted}. Name one: {', '.join(one.name for one in meant)}."
+        )
+    names = ", ".join(one.name for one in found)
+    raise InvalidOption(
+        f"There is no environment {wanted}. " + (f"There are: {names}." if names else "There is none.")
+    )
+
+
 def named(wanted: str) -> InstalledEnvironment:
     """Return the environment of a version, or of a name.
 
@@ -295,6 +332,115 @@ def _is_version(text: str) -> bool:
     return versions.sort_key(text) > versions.sort_key("")
 
 
+def remove(one: InstalledEnvironment | BrokenEnvironment) -> list[Process]:
+    """Remove an environment, unless living processes use it. Return these processes; empty if it was removed.
+
+    Its folder first gets another name, so that no start can use what is removed in part. What was left of a removal that was
+    interrupted is removed too.
+
+    Raises:
+        VllmMagicError: it cannot be removed; the message says why.
+    """
+    try:
+        main = main_folder()
+        entry = main / one.name
+        folder = disk.call(entry, _removable, entry)
+        if folder is not None:
+            with _locked(folder):
+                if users := _set_aside(folder, {one.path, str(entry), str(folder)}):
+                    return users
+                disk.call(folder, _delete_removed, folder, limit=REMOVAL_LIMIT)
+        disk.call(entry, _unlink, entry)
+        if chosen_name() == one.name:
+            disk.call(main, _forget, main / CHOICE)
+    except OSError as error:
+        raise VllmMagicError(f"{one.path} cannot be removed: {reason(error)}.") from None
+    return []
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock that an installation holds while it works in this folder.
+
+    Raises:
+        OSError: an installation holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            # The disk answers: the caller has just asked it. An open file cannot come from another process.
+            lock = stack.enter_context(lock_path(folder).open("r+b"))
+        except FileNotFoundError:  # no installation has worked here
+            yield
+            return
+        forks.keep_out(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError("its installation is under way. Wait for it, or interrupt it") from None
+        yield
+
+
+def _set_aside(folder: Path, paths: set[str]) -> list[Process]:
+    """Rename a folder, so that it is not found any more, unless processes use it. Return these processes.
+
+    Args:
+        folder: the folder, which may be gone.
+        paths: its paths.
+    """
+    users = folder_users.find(paths)
+    aside = folder.with_name(f"{folder.name}{REMOVED}{secrets.token_hex(4)}")
+    if users or not disk.call(folder, _rename, folder, aside):
+        return users
+    try:
+        # A start may have come in between. /proc shows its libraries by the new name of the folder.
+        users = folder_users.find({*paths, str(aside)})
+    except BaseException:
+        disk.call(folder, _rename, aside, folder)
+        raise
+    if users:
+        disk.call(folder, _rename, aside, folder)
+    return users
+
+
+def _removable(entry: Path) -> Path | None:
+    """Return the folder of an environment; None for a link to a folder that is none, of which only the link is removed.
+
+    Raises:
+        OSError: it is a folder, and no environment.
+    """
+    folder = Path(os.path.realpath(entry))
+    if entry.is_symlink() and folder.exists() and not (folder / PROOF).is_file():
+        return None
+    if (
+        REMOVED not in folder.name
+        and folder.is_dir()
+        and not any((folder / name).exists() for name in (PROOF, "pyvenv.cfg"))
+        and any(folder.iterdir())
+    ):
+        raise OSError("it is no environment of Python. Remove it yourself")
+    return folder
+
+
+def _rename(old: Path, new: Path) -> bool:
+    try:
+        old.rename(new)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _delete_removed(folder: Path) -> None:
+    for removed in folder.parent.glob(f"{folder.name}{REMOVED}*"):
+        with contextlib.suppress(FileNotFoundError):
+            (removed / PROOF).unlink()
+        shutil.rmtree(removed)
+
+
+def _unlink(entry: Path) -> None:
+    if entry.is_symlink():
+        entry.unlink()
+
+
 def _all() -> list[InstalledEnvironment | BrokenEnvironment]:
     try:
         main = main_folder()
@@ -327,6 +473,8 @@ def _may_be_one(entry: os.DirEntry[str]) -> bool:
 
 
 def _examine(path: Path) -> InstalledEnvironment | BrokenEnvironment:
+    if REMOVED in path.name:
+        return BrokenEnvironment(str(path), "its removal was interrupted")
     try:
         found = _read(path)
     except FileNotFoundError:

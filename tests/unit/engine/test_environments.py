@@ -11,6 +11,7 @@ import pytest
 
 from vllm_magic.engine import environments
 from vllm_magic.errors import InvalidOption, VllmMagicError
+from vllm_magic.linux import folder_users
 
 
 @pytest.fixture
@@ -275,3 +276,88 @@ class TestChoice:
             VllmMagicError, match=r"^The choice cannot be stored in .*: Is a directory\. Name the version"
         ):
             environments.choose("0.17.0")
+
+
+class TestRemove:
+    """Environments that no process uses; tests/process/test_environments.py has the others."""
+
+    @pytest.fixture(autouse=True)
+    def unused(self, monkeypatch):
+        """On a busy machine the memory of some process may not be read in time."""
+        monkeypatch.setattr(folder_users, "find", lambda _: [])
+
+    def test_the_files_are_gone(self, main):
+        made, other = proved("0.17.0"), proved("0.33.0")
+        environments.choose("0.17.0")
+        assert environments.remove(environments.removable("0.17.0")) == []
+        assert os.listdir(main) == [other.name]
+        assert environments.used() == other
+        with pytest.raises(
+            InvalidOption, match=rf"^There is no environment 0\.17\.0\. There are: {other.name}\.$"
+        ):
+            environments.removable(made.version)
+
+    def test_one_in_another_folder(self, main, tmp_path):
+        made = proved("0.17.0", into=tmp_path / "scratch")
+        environments.remove(made)
+        assert os.listdir(main) == os.listdir(tmp_path / "scratch") == []
+
+    @pytest.mark.parametrize("where", ["main", "scratch"])
+    def test_a_removal_that_was_interrupted_goes_on(self, main, tmp_path, monkeypatch, where):
+        made = proved("0.17.0", into=tmp_path / "scratch" if where == "scratch" else None)
+        rmtree = shutil.rmtree
+        monkeypatch.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            environments.remove(made)
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        assert environments.installed() == []
+        (left,) = environments.broken()
+        assert left.problem in {"its removal was interrupted", "the folder to which it is a link is gone"}
+        environments.remove(left)
+        assert os.listdir(main) == []
+        assert where == "main" or os.listdir(tmp_path / "scratch") == []
+
+    def test_what_was_left_of_an_earlier_removal(self, main):
+        made = proved("0.17.0")
+        (main / f"{made.name}.removed-1234").mkdir()
+        (main / f"{made.name}.removed-1234" / "left").write_text("")
+        assert environments.removable("0.17.0") == made
+        environments.remove(made)
+        assert os.listdir(main) == []
+
+    def test_one_that_does_not_work(self, main):
+        made = proved("0.17.0")
+        Path(made.path, "bin/python").unlink()
+        environments.remove(environments.removable("0.17.0"))
+        assert environments.broken() == []
+
+    def test_an_installation_that_was_interrupted(self, main):
+        (built("0.17.0") / "pyvenv.cfg").write_text("")
+        environments.new_path("0.33.0-cpu-py312").mkdir()
+        for name in ("0.17.0", "0.33.0"):
+            assert environments.remove(environments.removable(name)) == []
+        assert os.listdir(main) == []
+
+    def test_what_is_no_environment_stays(self, main, tmp_path):
+        """$VLLM_MAGIC_ENVIRONMENTS may name a folder that has other things in it."""
+        for folder in (main / "documents", tmp_path / "mine"):
+            folder.mkdir(parents=True)
+            (folder / "file").write_text("")
+        (main / "link").symlink_to(tmp_path / "mine")
+        with pytest.raises(
+            VllmMagicError, match=r"documents cannot be removed: it is no environment of Python\. Remove it"
+        ):
+            environments.remove(environments.removable("documents"))
+        environments.remove(environments.removable("link"))
+        assert os.listdir(main) == ["documents"]
+        assert (tmp_path / "mine" / "file").exists()
+        assert (main / "documents" / "file").exists()
+
+    def test_two_builds_of_one_version(self, main):
+        proved("0.17.0", "cpu")
+        proved("0.17.0", "cu128")
+        with pytest.raises(
+            InvalidOption, match=r"more than one vLLM 0\.17\.0\. Name one: .*-cu128-py312, .*-cpu-py312"
+        ):
+            environments.removable("0.17.0")
+        assert environments.removable("0.17.0-cpu-py312").version == "0.17.0"
