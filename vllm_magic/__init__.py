@@ -28,7 +28,11 @@ if TYPE_CHECKING:
         ClusterError,
         ClusterUnreachable,
         ExecutableNotFound,
+<<<<<<< HEAD
         InstallError,
+=======
+        InstallFailed,
+>>>>>>> 0f8692f (Read the progress and the faults of an installation from what uv and pip print)
         InvalidOption,
         NameInUse,
         NoChatTemplate,
@@ -60,7 +64,11 @@ _HOMES = {
         "ClusterError",
         "ClusterUnreachable",
         "ExecutableNotFound",
+<<<<<<< HEAD
         "InstallError",
+=======
+        "InstallFailed",
+>>>>>>> 0f8692f (Read the progress and the faults of an installation from what uv and pip print)
         "InvalidOption",
         "NameInUse",
         "NoChatTemplate",
@@ -85,7 +93,11 @@ __all__ = [
     "ClusterUnreachable",
     "ExecutableNotFound",
     "Fit",
+<<<<<<< HEAD
     "InstallError",
+=======
+    "InstallFailed",
+>>>>>>> 0f8692f (Read the progress and the faults of an installation from what uv and pip print)
     "InvalidOption",
     "NameInUse",
     "NoChatTemplate",

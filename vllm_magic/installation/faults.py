@@ -43,8 +43,8 @@ _FAULTS = (
         "Install into a folder that you can write: --into DIR, and set UV_CACHE_DIR to another one there",
     ),
     _Fault(
-        rf"[Hh]ash mismatch for `?({_PACKAGE})|DO NOT MATCH THE HASHES",
-        "A package that was downloaded is not the one that its index announces (wrong hash){0:name}",
+        r"[Hh]ash mismatch for `?([^\s`]{1,100})|DO NOT MATCH THE HASHES",
+        "A package does not have the hash that its index announces{0:name}: the download was cut off, or changed on its way",
         "Try again. If it stays so, a proxy or a mirror gives out a damaged file: use another index, or remove the file there",
     ),
     _Fault(
@@ -74,7 +74,7 @@ _FAULTS = (
         "Install it, or allow uv to download it (UV_PYTHON_DOWNLOADS=automatic, without --from)",
     ),
     _Fault(
-        r"ensurepip is not (?:available|installed)|No module named '?(?:venv|ensurepip)|ensurepip[^\n]{0,120}returned non-zero",
+        r"ensurepip is not\s+(?:available|installed)|No module named '?(?:venv|ensurepip)|ensurepip[^\n]{0,120}returned non-zero",
         "This Python has no complete venv module",
         "Install uv, which needs none: %pip install uv. On Debian and Ubuntu, the package python3-venv helps too",
     ),
@@ -82,6 +82,12 @@ _FAULTS = (
         r"HTTP status client error \(404[^\n]{0,60}\)|404 Client Error|\(404 Not Found\)",
         "The package index does not have a file that it names (status 404)",
         "Try again later. A mirror that is not complete needs time, or another index",
+    ),
+    _Fault(  # pip does not say that the index has refused its password
+        rf"satisfies the requirement ({_PACKAGE}(?:==[^\s,]+)?) \(from versions: none\)",
+        "The package index shows no version of {0}",
+        "Check the address, the user name and the password of the index in PIP_INDEX_URL and pip.conf. With --from, the folder "
+        "may lack this package",
     ),
     _Fault(
         rf"there is no version of ({_PACKAGE}==\S+)|No matching distribution found for ({_PACKAGE}(?:==[^\s,]+)?)",
@@ -155,5 +161,5 @@ def explain(lines: Sequence[str], exit_code: int, program: str) -> InstallFailed
 def _filled_in(cause: str, found: re.Match[str]) -> str:
     groups = [group or "" for group in found.groups()]
     if "{0:name}" in cause:
-        return cause.replace("{0:name}", f": {groups[0].strip('`')}" if groups and groups[0] else "")
+        return cause.replace("{0:name}", f" ({groups[0].strip('`')})" if groups and groups[0] else "")
     return cause.format(*(group.strip("`.,") for group in groups))

@@ -83,7 +83,8 @@ class InstallProgress:
     def text(self) -> str:
         """The progress as one line for people."""
         if self.step is Step.DOWNLOAD:
-            names = ", ".join(name for name, _ in self.arriving[:3]) or "packages"
+            largest = sorted(self.arriving, key=lambda one: one[1], reverse=True)[:3]
+            names = ", ".join(name for name, _ in largest) or "packages"
             more = f" and {len(self.arriving) - 3} more" if len(self.arriving) > 3 else ""  # noqa: PLR2004
             return f"{self.step.value} {names}{more}: {gib(self.done, 1)} of about {gib(self.total, 1)}"
         if self.step is Step.INSTALL and self.packages:
