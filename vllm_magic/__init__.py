@@ -28,11 +28,8 @@ if TYPE_CHECKING:
         ClusterError,
         ClusterUnreachable,
         ExecutableNotFound,
-<<<<<<< HEAD
         InstallError,
-=======
         InstallFailed,
->>>>>>> 0f8692f (Read the progress and the faults of an installation from what uv and pip print)
         InvalidOption,
         NameInUse,
         NoChatTemplate,
@@ -64,11 +61,8 @@ _HOMES = {
         "ClusterError",
         "ClusterUnreachable",
         "ExecutableNotFound",
-<<<<<<< HEAD
         "InstallError",
-=======
         "InstallFailed",
->>>>>>> 0f8692f (Read the progress and the faults of an installation from what uv and pip print)
         "InvalidOption",
         "NameInUse",
         "NoChatTemplate",
@@ -93,11 +87,8 @@ __all__ = [
     "ClusterUnreachable",
     "ExecutableNotFound",
     "Fit",
-<<<<<<< HEAD
     "InstallError",
-=======
     "InstallFailed",
->>>>>>> 0f8692f (Read the progress and the faults of an installation from what uv and pip print)
     "InvalidOption",
     "NameInUse",
     "NoChatTemplate",
