@@ -183,6 +183,8 @@ class TestMask:
             mask_words([text, text])
             return time.process_time() - began
 
+        if seconds(32_000) < 0.5:
+            return  # whatever the shorter text takes
         took = min(seconds(32_000) for _ in range(2))
         assert took < 0.5 + 8 * 4 * min(seconds(8_000) for _ in range(2))
         assert took < 5
