@@ -81,7 +81,7 @@ def test_no_name_has_a_retired_word(modules):
     found = {
         f"{path}: {name}"
         for path, tree in modules.items()
-        for name in (path.removesuffix(".py"), *identifiers(tree))
+        for name in {path.removesuffix(".py"), *identifiers(tree)}
         if parts(name) & retired
     }
     assert found == set()

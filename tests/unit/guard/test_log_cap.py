@@ -72,7 +72,7 @@ class TestWatching:
         over = threading.Event()
 
         def write() -> None:
-            while not over.is_set():
+            while not over.wait(0.001):
                 append(path, b"x" * 100 + b"\n")
 
         writing = threading.Thread(target=write)
