@@ -20,8 +20,9 @@ from vllm_magic.engine.startup import stages
 parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 LINE = 0.05  # seconds of the processor for one line and one pattern; a quadratic one took 0.5 and more
-LINES = 100  # of a log; its time grows with their number, up to some 500 (MOST_READ in tracebacks.py)
-LOG = 8.0  # seconds of the processor for so many lines; takes 1 to 2
+# Of a log: more than the places that are compared. Its time grows with their number, up to some 500 (MOST_READ in tracebacks.py).
+LINES = explanations.MOST_PLACES + 10
+LOG = 5.0  # seconds of the processor for so many lines; takes up to 1
 SEARCHED = {
     **{sign.pattern: re.compile(sign.pattern, re.MULTILINE) for sign in (*SIGNS, *EXITED, ENGINE_DIED)},
     **{pattern.pattern: pattern for _, pattern in stages._SIGNS},
