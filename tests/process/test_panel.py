@@ -15,7 +15,7 @@ import nbformat
 import pytest
 import stand_in
 from fake_gpu import fakegpu
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbclient import NotebookClient
 
@@ -384,6 +384,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     ANYTHING
     | st.fixed_dictionaries(

@@ -6,14 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from vllm_magic import notation
 from vllm_magic.errors import InstallError
 from vllm_magic.installation import releases
 from vllm_magic.installation.decision import decide
 from vllm_magic.installation.machine_facts import FoundGpu, FoundPython, InstallationFacts
 from vllm_magic.installation.plan import Backend, InstallPlan
 from vllm_magic.installation.releases import Torch, VllmRelease
+from vllm_magic.notation import Notation
 
 GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def magics() -> None:
+    """Have messages written as in a notebook."""
+    notation.use(Notation.MAGIC)
+
+
 GPUS = {
     "P40": FoundGpu("Tesla P40", (6, 1)),
     "V100": FoundGpu("Tesla V100", (7, 0)),

@@ -135,7 +135,9 @@ class TestVerdict:
         assert "Unknown: the server takes 1 GPU, and the memory of 0 is known" in found.verdict
 
     def test_a_context_that_the_model_does_not_know(self, llama):
-        found = judged(llama, "--max-model-len", "9000")
+        with pytest.raises(InvalidOption, match="longer than the model's context of 8192 tokens"):
+            judged(llama, "--max-model-len", "9000")
+        found = judged(llama, "--max-model-len", "9000", force=True)
         assert (found.outcome, found.fits) == (FitOutcome.REFUSED, False)
         assert "vLLM will refuse --max-model-len 9,000: 8,192 tokens are the longest" in found.verdict
         assert judged(llama, "--max-model-len", "9000", environ={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}).fits
