@@ -46,6 +46,8 @@ _SIGNS: tuple[tuple[tuple[str, ...], str, str], ...] = (
         rf"""({_NAME}\\*["']?\s*[:=]\s*|_(?:KEY|TOKEN|SECRET)=){_VALUE}""",
         rf"\g<1>{SHOWN}",
     ),
+    # in JSON, where no other name than this says what the value is
+    (("token",), rf"""(\\*["']token\\*["']\s*:\s*)(?=\\*["']){_VALUE}""", rf"\g<1>{SHOWN}"),
 )
 _VARIABLE = r".*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)"
 # vLLM accepts these abbreviations of --api-key and --hf-token.

@@ -42,6 +42,8 @@ class TestMask:
             ("{'api_key': ['a', 'b'], 'port': 1}", "{'api_key': ***, 'port': 1}"),
             ('{"a": {"password": "a b, c", "d": 2}}', '{"a": {"password": ***, "d": 2}}'),
             (r'"{\"client_secret\": \"abc\"}"', r'"{\"client_secret\": ***}"'),
+            ('{"auth": {"token": "abc", "d": 2}}', '{"auth": {"token": ***, "d": 2}}'),
+            (r'"{\"token\": \"abc\"}"', r'"{\"token\": ***}"'),
             ("ghp_0123456789abcdefghijklmn", "***"),
         ],
     )
@@ -53,6 +55,7 @@ class TestMask:
         [
             "set HF_TOKEN in the environment",
             "--api-key takes one key here: --api-key KEY.",
+            '{"token": 12, "tokenizer": "abcdefgh", "max_tokens": 4096}',
             "hf_overrides={'pad_token': '<pad>', 'hf_token': ",
             "hf_quant_config task-force risk-averse sk-learn",
             "Avg generation throughput: 10 tokens/s, KV cache usage: 0.1%",
