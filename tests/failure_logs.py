@@ -271,6 +271,65 @@ KNOWN = {
         "a/b.c is gated",
         f"Accept its terms on {HUB}/a/b.c, and set HF_TOKEN to a token of that account",
     ),
+    "gated, and asked for": (
+        (
+            "huggingface_hub.utils._errors.GatedRepoError: 403 Client Error. (Request ID: Root=1-2)",
+            "",
+            f"Cannot access gated repo for url {HUB}/a/b/resolve/main/config.json.",
+            "Your request to access model a/b is awaiting a review from the repo authors.",
+        ),
+        "a/b is gated, and the request for access to it waits for its authors",
+        f"Wait until {HUB}/a/b shows that it is granted, or choose another model",
+    ),
+    "gated, and rejected": (
+        ("Your request to access model a/b has been rejected by the repo's authors.",),
+        "a/b is gated, and its authors have rejected the request for access to it",
+        "Choose another model, or the token of another account (HF_TOKEN)",
+    ),
+    "gated, and not asked for": (
+        (
+            "OSError: You are trying to access a gated repo.",
+            f"Make sure to have access to it at {HUB}/a/b.",
+            "403 Client Error. (Request ID: Root=1-2;3)",
+            "",
+            f"Cannot access gated repo for url {HUB}/a/b/resolve/main/config.json.",
+            f"Access to model a/b is restricted and you are not in the authorized list. Visit {HUB}/a/b to ask for access.",
+        ),
+        "a/b is gated",
+        f"Ask for access on {HUB}/a/b with the account whose token is in HF_TOKEN",
+    ),
+    "gated, without a token": (
+        (
+            "huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-2;3)",
+            "",
+            f"Cannot access gated repo for url {HUB}/a/b/resolve/main/config.json.",
+            "Access to model a/b is restricted. You must have access to it and be authenticated to access it. Please log in.",
+        ),
+        "a/b is gated",
+        f"Accept its terms on {HUB}/a/b, and set HF_TOKEN to a token of that account",
+    ),
+    "gated, with a fine-grained token": (
+        (
+            "huggingface_hub.errors.HfHubHTTPError: (Request ID: Root=1-2;3)",
+            "",
+            "403 Forbidden: Please enable access to public gated repositories in your fine-grained token settings to view this repository..",
+            f"Cannot access content at: {HUB}/a/b/resolve/main/config.json.",
+            "Make sure your token has the correct permissions.",
+        ),
+        "a/b is gated",
+        f"Allow the token in HF_TOKEN access to public gated repositories ({HUB}/settings/tokens), or make one of the type read",
+    ),
+    "token without permission": (
+        (
+            "huggingface_hub.errors.HfHubHTTPError: (Request ID: Root=1-2;3)",
+            "",
+            "403 Forbidden: Forbidden.",
+            f"Cannot access content at: {HUB}/a/b/resolve/main/config.json.",
+            "Make sure your token has the correct permissions.",
+        ),
+        "The token in HF_TOKEN may not read this model or file",
+        f"Give it the permission on {HUB}/settings/tokens (a token of the type read has it)",
+    ),
     "gated, and its name is not in the line": (
         ("OSError: You are trying to access a gated repo.",),
         "some/model is gated",

@@ -88,6 +88,7 @@ MESSAGES = (
     "requests.exceptions.ProxyError: HTTPSConnectionPool(host='huggingface.co', port=443): Max retries exceeded (Caused by ProxyError('Unable to connect to proxy', OSError('Tunnel connection failed: 403 Forbidden')))",
     "httpx.ConnectError: [Errno -3] Temporary failure in name resolution",
     "huggingface_hub.errors.HfHubHTTPError: 429 Client Error: Too Many Requests for url: https://huggingface.co/api/models/a/b",
+    "huggingface_hub.errors.DisabledRepoError: 403 Client Error. Cannot access repository for url https://huggingface.co/a/b. Access to this resource is disabled.",
     "OSError: Consistency check failed: file should be of size 4976698672 but has size 1234 (model-00001-of-00004.safetensors).",
     "huggingface_hub.errors.HfHubHTTPError: 504 Server Error: Gateway Time-out for url: https://huggingface.co/api/models/a/b",
     "torch.distributed.DistBackendError: NCCL error in: /pytorch/NCCLUtils.cpp:94, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.5",

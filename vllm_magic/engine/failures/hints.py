@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SMALLEST_SHARE = 0.1  # the smallest share of a GPU that a hint names; a start with less is useless
 MOST_MEANT = 5  # unknown flags for which a similar flag is searched; each search takes milliseconds
+ANSWER = 6  # lines of a log in which the Hub's answer about a gated model stands
 MOST_GPUS = 64  # the largest tensor parallel size that a hint names
 
 # What usually is the reason when a signal ends a process unexpectedly.
@@ -100,22 +101,48 @@ def not_on_this_machine(match: re.Match[str], _: HintContext) -> str:
 
 
 def gated(match: re.Match[str], context: HintContext) -> str:
-    """Return which model is gated."""
-    return f"{_gated_repository(match, context) or 'The model'} is gated"
+    """Return which model is gated, and how far a request for access to it has come."""
+    model = _gated_repository(match, context) or "The model"
+    said = _said_of_access(match)
+    if "awaiting a review" in said:
+        return f"{model} is gated, and the request for access to it waits for its authors"
+    if "has been rejected" in said:
+        return f"{model} is gated, and its authors have rejected the request for access to it"
+    return f"{model} is gated"
 
 
 def gated_page(match: re.Match[str], context: HintContext) -> str:
-    """Return on which page the model's terms are accepted."""
+    """Return what gives access to a gated model, by what the Hub says of the account and its token."""
     repository = _gated_repository(match, context)
     page = f"https://huggingface.co/{repository}" if repository else "its Hugging Face page"
+    said = _said_of_access(match)
+    if "awaiting a review" in said:
+        return f"Wait until {page} shows that it is granted, or choose another model"
+    if "has been rejected" in said:
+        return "Choose another model, or the token of another account (HF_TOKEN)"
+    if "fine-grained" in said:
+        return (
+            "Allow the token in HF_TOKEN access to public gated repositories (https://huggingface.co/settings/tokens), or make one "
+            "of the type read"
+        )
+    if "not in the authorized list" in said:
+        return f"Ask for access on {page} with the account whose token is in HF_TOKEN"
     return f"Accept its terms on {page}, and set HF_TOKEN to a token of that account"
 
 
+def _said_of_access(match: re.Match[str]) -> str:
+    """Return the line of the match and those after it, where huggingface_hub quotes the answer of the Hub."""
+    return "\n".join(match.string[match.start() :].split("\n", ANSWER)[:ANSWER])
+
+
 def _gated_repository(match: re.Match[str], context: HintContext) -> str:
-    """Return the repository that this line or the next two name, or else the model; "" if that is no repository's name."""
-    following = match.string[match.start() :].split("\n", 3)[:3]
-    found = re.search(r"https://huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)", "\n".join(following))
-    repository = found[1].rstrip(".") if found else context.model
+    """Return the repository that the Hub's answer names, or else the model; "" if that is no repository's name."""
+    said = _said_of_access(match)
+    found = re.search(
+        r"https://huggingface\.co/(?:api/models/)?([\w.-]+/[\w.-]+)|\baccess model ([\w.-]+/[\w.-]+)|Access to model ([\w.-]+/[\w.-]+)",
+        said,
+    )
+    repository = next(filter(None, found.groups())).rstrip(".") if found else context.model
     return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) else ""
 
 

@@ -63,8 +63,9 @@ SIGNS = (
         "The model is not on this machine, and going online is disabled: {0}",
         "Unset HF_HUB_OFFLINE to download it",
     ),
-    Sign(  # transformers/utils/hub.py
-        r"You are trying to access a gated repo|Cannot access gated repo for url",
+    Sign(  # transformers/utils/hub.py; the Hub's own words in all versions of huggingface_hub
+        r"You are trying to access a gated repo|Cannot access gated repo for url|Your request to access model \S{1,200} (?:is awaiting|has been)|"
+        r"Access to model \S{1,200} is restricted|access to public gated repositories in your fine-grained token",
         hints.gated,
         hints.gated_page,
     ),
@@ -75,6 +76,16 @@ SIGNS = (
     ),
     Sign(  # transformers/utils/hub.py
         r"(?<!\S)(\S+) is not a valid git identifier", "The model has no revision {0}", hints.revisions
+    ),
+    Sign(  # huggingface_hub/utils/_http.py
+        r"Make sure your token has the correct permissions|nsufficient permissions to access",
+        "The token in HF_TOKEN may not read this model or file",
+        "Give it the permission on https://huggingface.co/settings/tokens (a token of the type read has it)",
+    ),
+    Sign(  # huggingface_hub/utils/_http.py
+        r"Access to this resource is disabled",
+        "The Hub has disabled this model",
+        "Choose another one: its page on Hugging Face tells why",
     ),
     Sign(  # huggingface_hub/utils/_http.py; the Hub also answers 401 for a model that does not exist
         r"(40[13]) Client Error",
