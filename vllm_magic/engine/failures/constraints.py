@@ -52,7 +52,7 @@ def what_it_asks(error: str, flags: Sequence[str]) -> list[str]:
         values = re.sub(r"['\"`<>]|: \d+(?=[,]|$)", "", listed[1].partition(". ")[0]).strip(" .,")
         flag = _last(flags, error[: listed.start()])
         if values and len(values) <= LONGEST_LIST:
-            return [f"Choose from {values}{f' for {flag}' if flag else ''}"]
+            return [f"Choose from {values}{f' for {flag}, or leave it out' if flag else ''}"]
     for constraint in _CONSTRAINTS:
         match = re.search(constraint.message, error)
         flag = _last(flags, error[: match.start()]) if match else ""

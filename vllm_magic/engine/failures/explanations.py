@@ -9,11 +9,11 @@ own words, with what vLLM advises in it, the process, and where it was raised.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllm_magic.engine.failures import tracebacks, unexplained
+from vllm_magic.engine.failures import places, tracebacks, unexplained
 from vllm_magic.engine.failures.hints import NOTHING_KNOWN, HintContext, ending, ending_hint
 from vllm_magic.engine.failures.signs import SIGNS
 from vllm_magic.engine.failures.signs.engine import ENGINE_DIED, EXITED
@@ -186,9 +186,14 @@ def _best(found: Sequence[_Found], log: Sequence[LogLine]) -> _Found | None:
 
 def _failure(found: _Found, log: Sequence[LogLine], context: HintContext) -> Failure:
     sign, match, first = found
+    context = replace(context, frames=tracebacks.frames_above(log, first))
+    hints = [
+        *(places.called_by(context.frames) if sign.kernel else []),
+        _filled_in(sign.hint, match, context),
+    ]
     return Failure(
         _filled_in(sign.cause, match, context),
-        _filled_in(sign.hint, match, context),
+        tracebacks.brief(". ".join(hints)),
         tracebacks.telling_lines(log, first, first + match[0].count("\n")),
         sign.port_taken,
         int(float(match.groupdict().get("needed", 0)) * GIB),

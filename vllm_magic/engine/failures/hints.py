@@ -18,9 +18,12 @@ from vllm_magic.sizes import gib
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllm_magic.engine.failures.tracebacks import Frame
+
 SMALLEST_SHARE = 0.1  # the smallest share of a GPU that a hint names; a start with less is useless
 MOST_MEANT = 5  # unknown flags for which a similar flag is searched; each search takes milliseconds
 ANSWER = 6  # lines of a log in which the Hub's answer about a gated model stands
+MOST_ALIKE = 3  # flags about the same that are named in place of an unknown flag, at most
 MOST_GPUS = 64  # the largest tensor parallel size that a hint names
 
 # What usually is the reason when a signal ends a process unexpectedly.
@@ -51,12 +54,14 @@ class HintContext:
         model: the model of the server; "" if unknown.
         python: the Python of vLLM's environment, as one types it.
         machine: the limits of the machine.
+        frames: the frames of the error's traceback, the deepest first.
     """
 
     flags: Sequence[str] = flags.WELL_KNOWN
     model: str = ""
     python: str = "python"
     machine: MachineFacts = dataclasses.field(default_factory=MachineFacts)
+    frames: Sequence[Frame] = ()
 
 
 NOTHING_KNOWN = HintContext()
@@ -75,7 +80,17 @@ def flag_meant(match: re.Match[str], context: HintContext) -> str:
             return (f"{word}: {what_to_do}" if len(unknown) > 1 else what_to_do).rstrip(".")
     meant = {word: " or ".join(close) for word in unknown if (close := flags.similar(word, context.flags))}
     suggestions = [f"{close} for {word}" if len(unknown) > 1 else close for word, close in meant.items()]
-    return f"Did you mean {', '.join(suggestions)}? Else leave it out" if suggestions else OTHER_VERSION
+    if suggestions:
+        return f"Did you mean {', '.join(suggestions)}? Else leave it out"
+    alike = [flag for word in unknown for flag in context.flags if _topic(flag) == _topic(word)]
+    if alike and len(alike) <= MOST_ALIKE:
+        return f"Leave it out, or use the vLLM that has it; of this kind this one has {' and '.join(alike)}"
+    return OTHER_VERSION
+
+
+def _topic(flag: str) -> str:
+    """Return the first word of a flag: "--lora-modules" is about "lora"."""
+    return flag.strip("-").partition("-")[0]
 
 
 def choice_meant(match: re.Match[str], _: HintContext) -> str:

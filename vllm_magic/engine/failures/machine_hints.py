@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine.failures import places
 from vllm_magic.sizes import gib
 
 if TYPE_CHECKING:
@@ -76,6 +77,67 @@ def wrong_call(match: re.Match[str], context: HintContext) -> str:
             "0.12 --env VLLM_ATTENTION_BACKEND), as the model's page names it"
         )
     return f"Try a newer vLLM; {check_packages(match, context)}"
+
+
+def not_in_vllm(match: re.Match[str], context: HintContext) -> str:
+    """Return what a module of vLLM does not have, and who asked for it."""
+    asked = places.importer(context.frames)
+    if asked:
+        return f"{_capitalized(asked)} is made for another version of vLLM: this one has no {match[1]} in {match[2]}"
+    return (
+        f"vLLM's module {match[2]} has no {match[1]}: it is damaged, or mixed from two versions ({match[3]})"
+    )
+
+
+def not_in_vllm_hint(_: re.Match[str], context: HintContext) -> str:
+    """Return what to do if a module of vLLM does not have something."""
+    return _for_this_vllm(context) or (
+        "Install vLLM again, in an environment of its own, and do not start it in a folder that contains another vllm"
+    )
+
+
+def no_part(match: re.Match[str], context: HintContext) -> str:
+    """Return which module vLLM does not have, and who asked for it."""
+    asked = places.importer(context.frames)
+    if asked:
+        return f"{_capitalized(asked)} is made for another version of vLLM: this one has no vllm.{match[1]}"
+    return f"This vLLM has no part {match[1]}: it is damaged, or a package that uses it is made for another version"
+
+
+def no_part_hint(match: re.Match[str], context: HintContext) -> str:
+    """Return what to do about a module that vLLM does not have."""
+    return _for_this_vllm(context) or check_packages(match, context)
+
+
+def other_transformers(_: re.Match[str], context: HintContext) -> str:
+    """Return which transformers to install, or whose code is not made for this one."""
+    asked = places.importer(context.frames)
+    if "/transformers_modules/" in asked:
+        return (
+            "The model's own code wants another version: leave --trust-remote-code out if this vLLM knows the model, or install the "
+            f"one that its page names ({context.python} -m pip install 'transformers<5' for code from before 2026)"
+        )
+    if asked.startswith("the package ") and not asked.endswith(" transformers"):
+        package = asked.removeprefix("the package ")
+        return f"Upgrade {package} ({context.python} -m pip install -U {package}), or install the transformers that it is made for"
+    return "Install the version that this vLLM asks for (pip check names it)"
+
+
+def _for_this_vllm(context: HintContext) -> str:
+    """Return what to do about a package or a file that is made for another version of vLLM; "" if nothing is known of it."""
+    asked = places.importer(context.frames)
+    if asked.startswith("the package "):
+        package = asked.removeprefix("the package ")
+        return f"Install the {package} for this version of vLLM: {context.python} -m pip install -U {package}; or remove it"
+    return (
+        f"Correct {asked} for this version, or leave out the flag that names it (--tool-parser-plugin)"
+        if asked
+        else ""
+    )
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def scheme_capability(match: re.Match[str], _: HintContext) -> str:
@@ -270,6 +332,11 @@ def weight_without_place(match: re.Match[str], _: HintContext) -> str:
     """
     if "ForCausalLM" in match[0] and re.fullmatch(r"embed_tokens|layers|norm|encoder|embeddings", match[1]):
         return "It may be an embedding model: add --runner pooling (before vLLM 0.11 --task embed)"
+    if re.search(r"attention\.w[qkvo]\b|feed_forward\.w\d|attention_norm|ffn_norm|tok_embeddings", match[1]):
+        return (
+            "It is in Mistral's own format: add --load-format mistral --config-format mistral --tokenizer-mode mistral, or remove "
+            "consolidated*.safetensors if the folder has both formats"
+        )
     if re.search(r"lora_|base_layer|base_model", match[1]):
         return "It is one of an adapter: merge it into the model (merge_and_unload in peft), or use --lora-modules"
     if re.search(r"absmax|quant_map|quant_state|nested_", match[1]):

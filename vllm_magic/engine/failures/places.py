@@ -169,6 +169,41 @@ PLACES = (
 )
 
 
+# What calls kernels, and what leaves these kernels out.
+_CALLERS = (
+    (r"/spec_decode/|eagle|medusa|dflash|_mtp\.py$", "Try it without --speculative-config"),
+    (r"/fused_moe/", "Try another --moe-backend (triton or marlin), and --all2all-backend if it is given"),
+    (r"/v1/sample/|flashinfer/sampling", "Add --env VLLM_USE_FLASHINFER_SAMPLER=0"),
+    (r"/vllm/lora/", "Try it without --enable-lora"),
+    (r"/v1/attention/|/vllm/attention/", "Try another --attention-backend (TRITON_ATTN or FLASH_ATTN)"),
+)
+
+
+def called_by(frames: Sequence[Frame]) -> list[str]:
+    """Return a list with one clause, which says how to avoid a kernel, by what has called it; [] if that is not known.
+
+    Args:
+        frames: the frames of the traceback, the deepest first.
+    """
+    return next(
+        ([hint] for path, _ in frames for caller, hint in _CALLERS if re.search(caller, path)),
+        [],
+    )
+
+
+def importer(frames: Sequence[Frame]) -> str:
+    """Return the package or the file that has asked for what cannot be imported; "" for vLLM itself, or if it is not known.
+
+    Args:
+        frames: the frames of the traceback, the deepest first.
+    """
+    path = next((path for path, _ in frames if not path.startswith("<") and "/importlib/" not in path), "")
+    found = re.search(r"-packages/(\w+)", path)
+    if found:
+        return "" if found[1] == "vllm" else f"the package {found[1]}"
+    return "" if "/vllm/" in path else path
+
+
 def where_raised(process: str, frames: Sequence[Frame]) -> list[str]:
     """Return a list with one clause, which says which process raised an error, and where; [] if nothing is known.
 

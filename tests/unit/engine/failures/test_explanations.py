@@ -151,6 +151,76 @@ def test_of_an_unknown_failure_the_flags_are_named_that_its_message_names():
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Block size must be a multiple of 16", "Set --block-size to a multiple of 16, or leave it out; "),
+        ("max_num_seqs (0) must be at least 1.", "Set --max-num-seqs to 1 or more, or leave it out; "),
+        ("data_parallel_size must be > 0 here", "Set --data-parallel-size to 1 or more, or leave it out; "),
+        ("load_format 'x' is odd: should be one of 'auto', 'dummy'.", "Choose from auto, dummy for --load-format, "),
+        ("'x' is odd. Valid options are: ['a', 'b']", "Choose from a, b; "),
+        ("Unknown planet: x. Available planets: Mars, Venus", "Choose from Mars, Venus; "),
+        ("hidden_size must be divisible by 8", "EngineCore raised it"),  # of a tensor: no flag sets it
+        ("Must be one of " + "a_long_name, " * 50, "EngineCore raised it"),
+    ],
+)  # fmt: skip
+def test_the_values_that_an_unknown_failure_allows(said, hint):
+    assert explain(in_engine(f"ValueError: {said}"), 1).hint.startswith(hint)
+
+
+def test_what_has_called_a_kernel_is_left_out_first():
+    def failed_in(path: str) -> str:
+        frame = f'{CORE}  File "{PACKAGES}/vllm/{path}", line 1, in f'
+        error = f"{CORE}torch.AcceleratorError: CUDA error: an illegal memory access was encountered"
+        return explain([f"{CORE}{HEADER}", frame, f"{CORE}    g()", error], 1).hint
+
+    assert failed_in("v1/spec_decode/eagle.py").startswith(
+        "Try it without --speculative-config. Try --enforce-eager"
+    )
+    assert failed_in("model_executor/layers/fused_moe/layer.py").startswith("Try another --moe-backend")
+    assert failed_in("v1/sample/sampler.py").startswith("Add --env VLLM_USE_FLASHINFER_SAMPLER=0. ")
+    assert failed_in("model_executor/models/llama.py").startswith("Try --enforce-eager")
+
+
+def test_whoever_wants_another_vllm_is_named():
+    def asked_in(path: str, error: str) -> tuple[str, str]:
+        lines = [HEADER, f'  File "{path}", line 1, in <module>', "    from x import y", error]
+        failure = explain(lines, 1, HintContext(python="/v/bin/python"))
+        return failure.cause, failure.hint
+
+    missing = "ModuleNotFoundError: No module named 'vllm.odd'"
+    name = f"ImportError: cannot import name 'odd' from 'vllm.utils' ({PACKAGES}/vllm/utils/__init__.py)"
+    assert asked_in(f"{PACKAGES}/my_plugin/a.py", missing) == (
+        "The package my_plugin is made for another version of vLLM: this one has no vllm.odd",
+        "Install the my_plugin for this version of vLLM: /v/bin/python -m pip install -U my_plugin; or remove it",
+    )
+    assert asked_in("/home/anna/parser.py", name) == (
+        "/home/anna/parser.py is made for another version of vLLM: this one has no odd in vllm.utils",
+        "Correct /home/anna/parser.py for this version, or leave out the flag that names it (--tool-parser-plugin)",
+    )
+    assert asked_in(f"{PACKAGES}/vllm/a.py", missing)[0].startswith(
+        "This vLLM has no part odd: it is damaged"
+    )
+    assert asked_in(f"{PACKAGES}/vllm/a.py", name)[1].startswith("Install vLLM again")
+    name = f"ImportError: cannot import name 'odd' from 'transformers' ({PACKAGES}/transformers/__init__.py)"
+    assert "-m pip install -U peft" in asked_in(f"{PACKAGES}/peft/a.py", name)[1]
+    assert asked_in(f"{PACKAGES}/vllm/a.py", name)[1].startswith(
+        "Install the version that this vLLM asks for"
+    )
+
+
+def test_a_flag_about_the_same_is_named():
+    said = ["vllm: error: unrecognized arguments: --lora-path x"]
+    assert explain(said, 2, HintContext(["--lora-modules", "--seed"])).hint == (
+        "Leave it out, or use the vLLM that has it; of this kind this one has --lora-modules"
+    )
+    assert explain(said, 2, HintContext(["--seed"])).hint.startswith(
+        "Leave it out, or use the vLLM that has it"
+    )
+    many = [f"--lora-{name}" for name in ("adapters", "modules", "extra-vocab-size", "dtype")]
+    assert "of this kind" not in explain(said, 2, HintContext(many)).hint
+
+
 def test_the_whole_message_of_an_unknown_failure_is_shown():
     said = ["RuntimeError: it broke:", "the first detail", "the second detail"]
     failure = explain([f"{CORE}{line}" for line in (HEADER, *said, "", "more")], 1)

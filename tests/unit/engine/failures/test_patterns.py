@@ -11,7 +11,7 @@ from itertools import islice
 
 import pytest
 
-from vllm_magic.engine.failures import error_kinds, explanations, places, tracebacks, unexplained
+from vllm_magic.engine.failures import constraints, error_kinds, explanations, places, tracebacks, unexplained
 from vllm_magic.engine.failures.explanations import explain, explain_death
 from vllm_magic.engine.failures.signs import SIGNS
 from vllm_magic.engine.failures.signs.engine import ENGINE_DIED, EXITED
@@ -26,13 +26,13 @@ LOG = 5.0  # seconds of the processor for so many lines; takes up to 1
 SEARCHED = {
     **{sign.pattern: re.compile(sign.pattern, re.MULTILINE) for sign in (*SIGNS, *EXITED, ENGINE_DIED)},
     **{pattern.pattern: pattern for _, pattern in stages._SIGNS},
-    **{kind.message: re.compile(kind.message) for kind in error_kinds.KINDS},
+    **{kind.message: re.compile(kind.message) for kind in (*error_kinds.KINDS, *constraints._CONSTRAINTS)},
     **{
         pattern.pattern: pattern
         for pattern in (
             *(explanations._STOPPED, explanations._FINISHED, unexplained._ADVICE, explanations._OF_WORKER),
             *(explanations._OF_CALL, explanations._OF_VALUE, explanations._OF_OTHERS, tracebacks._LIBRARY),
-            places._PACKAGE,
+            *(places._PACKAGE, constraints._LIST),
         )
     },
 }

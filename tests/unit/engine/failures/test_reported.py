@@ -202,6 +202,26 @@ SAID = {
     "lmcache_cops": ("The package lmcache was built for another torch", "-m pip uninstall lmcache"),
     "hash_block": ("not divisible by hash_block_size", "check --kv-transfer-config"),
     "nixl_backend": ("cannot use the UCX", "LD_LIBRARY_PATH"),
+    "deepgemm": ("DeepGEMM, which computes with FP8, fails", "VLLM_USE_DEEP_GEMM=0"),
+    "modules_to_save": ("vLLM only supports modules_to_save being None", "Merge it into the model"),
+    "lora_path": ("vLLM does not know --lora-path", "of this kind this one has --lora-modules"),
+    "nemotron_tp8": ("cannot be divided among so many GPUs", "Lower --tensor-parallel-size"),
+    "moe_backend_fp8": ("is not supported for FP8 MoE", "Choose from triton, deep_gemm"),
+    "parser_plugin": (
+        "nemotron_toolcall_parser_no_streaming.py is made for another version of vLLM",
+        "--tool-parser-plugin",
+    ),
+    "cublas_exec": ("A library of CUDA failed: EXECUTION_FAILED", "without --speculative-config"),
+    "deepep_topk": ("A kernel of FlashInfer or CUTLASS fails", "--all2all-backend"),
+    "flash_attn_abi": ("The package flash_attn was built for another torch", "-m pip uninstall flash_attn"),
+    "mistral_wk": ("the weight layers.0.attention.wk.weight", "--load-format mistral"),
+    "expandable_cumem": ("The sleep mode does not work with expandable_segments", "PYTORCH_CUDA_ALLOC_CONF="),
+    "hunyuan_fx": ("has no is_torch_fx_available", "leave --trust-remote-code out"),
+    "spyre_plugin": (
+        "The package sendnn_inference is made for another version of vLLM",
+        "pip install -U sendnn_inference",
+    ),
+    "ze_ipc": ("The Intel GPUs cannot share memory", "CCL_TOPO_P2P_ACCESS=0"),
 }
 
 

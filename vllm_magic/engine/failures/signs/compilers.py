@@ -89,9 +89,10 @@ SIGNS = (
         "A kernel cannot be compiled for this GPU",
         "Try another --attention-backend, --enforce-eager, or a newer vLLM",
         general=True,
+        kernel=True,
     ),
     Sign(  # DeepGEMM, which vLLM uses for FP8
-        r"(?:[Ee]rror|[Ff]ailed|Assertion)\b.{0,300}(?:deepgemm-src|deep_gemm|DeepGEMM)",
+        r"(?:[Ee]rror|[Ff]ailed|Assertion)\b.{0,300}(?:deepgemm-src|(?<!')deep_gemm|DeepGEMM)",
         "DeepGEMM, which computes with FP8, fails here",
         "Add --env VLLM_USE_DEEP_GEMM=0",
         general=True,
@@ -109,6 +110,7 @@ SIGNS = (
         "Triton cannot compile a kernel for this GPU",
         "Install a newer vLLM with its own Triton, name a newer ptxas (--env TRITON_PTXAS_PATH), or try another --attention-backend",
         general=True,
+        kernel=True,
     ),
     Sign(
         r"\btvm\.error\.\w{1,60}|\bDSLRuntimeError\b",
@@ -116,5 +118,6 @@ SIGNS = (
         "Choose another --attention-backend (FLASH_ATTN or TRITON_ATTN) and add --env VLLM_USE_FLASHINFER_SAMPLER=0; "
         "flashinfer must be of the version that vLLM wants",
         general=True,
+        kernel=True,
     ),
 )

@@ -70,6 +70,7 @@ SIGNS = (
         r"CUDA error: an illegal memory access was encountered",
         "A kernel has read or written memory that is not its own",
         "Try --enforce-eager or another attention backend (--attention-backend TRITON_ATTN), and a newer vLLM",
+        kernel=True,
     ),
     Sign(
         r"CUBLAS_STATUS_(?:NOT_INITIALIZED|ALLOC_FAILED)",
@@ -110,8 +111,9 @@ SIGNS = (
     Sign(
         r"cuDNN error: (\w{1,60})|CUBLAS_STATUS_(?!SUCCESS)(\w{1,60})|cublaslt? failed: (.{1,100})",
         "A library of CUDA failed: {0}{1}{2}",
-        "Often another one comes first (LD_LIBRARY_PATH), the driver is too old for this vLLM, or the GPU has no memory left",
+        "Often another one comes first (LD_LIBRARY_PATH), the driver is too old for this vLLM, or the GPU has no memory left; else another version of vLLM may do it",
         general=True,
+        kernel=True,
     ),
     Sign(
         r"CUDA error: invalid device ordinal|device < num_gpus INTERNAL ASSERT FAILED",

@@ -10,6 +10,7 @@ SIGNS = (
         r"no kernel image is available for execution on the device|device kernel image is invalid",
         "This vLLM was not built for this GPU: it is too old or too new for it",
         "Install a vLLM for its compute capability (%vllm gpu and %vllm doctor show both)",
+        kernel=True,
     ),
     Sign(  # csrc/cutlass_extensions/common.hpp, which the kernel itself prints
         r"This kernel only supports (sm\w{2,12})",
@@ -131,6 +132,7 @@ SIGNS = (
         "A kernel failed on the GPU: {0}",
         "Try --enforce-eager, another --attention-backend, or a newer vLLM; --env CUDA_LAUNCH_BLOCKING=1 shows which kernel it is",
         general=True,
+        kernel=True,
     ),
     Sign(  # csrc/custom_all_reduce.cuh
         r"Failed: Cuda error \S{0,200}custom_all_reduce\.cuh:\d{1,6} '(.{1,100}?)'",
@@ -142,12 +144,14 @@ SIGNS = (
         "A kernel of vLLM failed: {1} ({0})",
         "Try --enforce-eager and --disable-custom-all-reduce, or a newer vLLM",
         general=True,
+        kernel=True,
     ),
     Sign(  # torch
         r"expected scalar type (\w{1,20}) but found (\w{1,20})",
         "A kernel got numbers of the type {1} where it takes {0}: mostly a fault of this version with this model and these options",
         "Try another version, --dtype, --attention-backend or --all2all-backend",
         general=True,
+        kernel=True,
     ),
     Sign(  # torch, c10/xpu
         r"doesn't support querying the available free memory",

@@ -57,7 +57,8 @@ SIGNS = (
     Sign(  # torch, CUDACachingAllocator.cpp, where it reports that memory ran out and NVML does not answer (Jetson, MIG, vGPU)
         r"NVML_SUCCESS == r INTERNAL ASSERT FAILED",
         "The GPU is probably out of memory, and NVML does not answer",
-        "Lower --gpu-memory-utilization, --max-model-len and --max-num-seqs",
+        "Lower --gpu-memory-utilization, --max-model-len and --max-num-seqs; on a part of a GPU (MIG) add --env "
+        "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False",
     ),
     Sign(
         r"Out of Memory: (.{1,200})",

@@ -61,8 +61,8 @@ SIGNS = (
     ),
     Sign(
         r"cannot import name '(\w{1,100})' from '(vllm[\w.]{0,200})' \((.{1,300}?)\)",
-        "vLLM's module {1} has no {0}: it is damaged, or mixed from two versions ({2})",
-        "Install vLLM again, in an environment of its own (%vllm install), and do not start it in a folder that contains another vllm",
+        machine_hints.not_in_vllm,
+        machine_hints.not_in_vllm_hint,
     ),
     Sign(
         r"module 'vllm' has no attribute '(\w{1,100})'",
@@ -72,7 +72,7 @@ SIGNS = (
     Sign(
         r"cannot import name '(\w{1,100})' from '(transformers[\w.]{0,200})'",
         "The transformers beside vLLM is too old or too new: it has no {0}",
-        "Install the version that this vLLM asks for (pip check names it)",
+        machine_hints.other_transformers,
     ),
     Sign(
         r"cannot import name '(\w{1,100})' from partially initialized module '([\w.]{1,200})'.{0,200}?\((/.{1,300}?)\)",
@@ -159,8 +159,8 @@ SIGNS = (
     ),
     Sign(
         r"ModuleNotFoundError: No module named 'vllm\.([\w.]{1,200})'",
-        "This vLLM has no part {0}: it is damaged, or a package that uses it is made for another version",
-        machine_hints.check_packages,
+        machine_hints.no_part,
+        machine_hints.no_part_hint,
     ),
     Sign(  # transformers/utils/versions.py
         r"ImportError: (\w[\w.-]{0,60}\W[^ ]{1,60}) is required for a normal functioning of this module, but found (\S{1,60})",

@@ -64,6 +64,11 @@ SIGNS = (
         "The quantized weights cannot be divided among so many GPUs",
         "Lower --tensor-parallel-size; a model of experts may do with --enable-expert-parallel; or choose another quantization",
     ),
+    Sign(  # csrc/moe/marlin_moe_wna16, csrc/quantization
+        r"\b((?:size|prob)_[kmn]) = (\d{1,9}),? is not divisible by (?!\d)(.{1,100})",
+        "The quantized weights cannot be divided among so many GPUs ({0} = {1} by {2})",
+        "Lower --tensor-parallel-size; a model of experts may do with --enable-expert-parallel; or choose another quantization",
+    ),
     Sign(
         r"Pipeline parallelism is not supported for this model",
         "This model cannot be divided by layers",
@@ -133,6 +138,11 @@ SIGNS = (
         "NCCL met an error of CUDA: {0}",
         "Lower --gpu-memory-utilization if memory is short; else --env NCCL_P2P_DISABLE=1 or NCCL_CUMEM_ENABLE=0",
         general=True,
+    ),
+    Sign(  # oneCCL and Level Zero
+        r"\boneCCL\b.{0,100}EXCEPTION|ze error at (\w{1,60})|\bZE_RESULT_ERROR_\w{1,60}",
+        "The Intel GPUs cannot share memory with each other",
+        "Add --env CCL_TOPO_P2P_ACCESS=0, else --env CCL_ENABLE_SYCL_KERNELS=0 or CCL_ZE_IPC_EXCHANGE=sockets",
     ),
     Sign(
         r"NCCL error|DistBackendError: (.{1,200})|ncclUnhandled\w{1,40}",

@@ -142,6 +142,16 @@ SIGNS = (
         "The KV connector {0} does not work with expandable_segments in PYTORCH_CUDA_ALLOC_CONF",
         "Remove it from the environment: %env PYTORCH_CUDA_ALLOC_CONF=",
     ),
+    Sign(  # vllm/device_allocator/cumem.py, up to vLLM 0.20
+        r"Expandable segments are not compatible with",
+        "The sleep mode does not work with expandable_segments in PYTORCH_CUDA_ALLOC_CONF",
+        "Remove it from the environment (%env PYTORCH_CUDA_ALLOC_CONF=), or leave --enable-sleep-mode out",
+    ),
+    Sign(  # vllm/lora/peft_helper.py
+        r"vLLM (only supports modules_to_save being None|does not yet support DoRA)",
+        "The adapter cannot be used as one: vLLM {0}",
+        "Merge it into the model (merge_and_unload in peft), or train it without modules_to_save and DoRA",
+    ),
     Sign(  # vllm/config/speculative.py
         r"Target and draft model should have the same vocabulary size\. Target model vocab_size=(\d{1,9})\. Draft model vocab_size="
         r"(\d{1,9})",

@@ -31,6 +31,7 @@ class Sign:
         port_taken: whether another process has the server's TCP port.
         transient: whether the same start is likely to succeed if it is tried again at once.
         general: whether this sign counts only if the log has no sign that is not general.
+        kernel: whether a kernel failed. What called it, as the traceback shows, is then a part of the hint.
     """
 
     pattern: str
@@ -39,3 +40,4 @@ class Sign:
     port_taken: bool = False
     transient: bool = False
     general: bool = False
+    kernel: bool = False
