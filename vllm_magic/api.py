@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic import arguments, start_progress
+from vllm_magic.engine import environments
 from vllm_magic.engine.spec import ServerSpec
+from vllm_magic.errors import InvalidOption
 from vllm_magic.manager.manager import manager
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def start(
     gpus: str | int | Collection[str | int] | None = None,
     port: int | str | None = None,
     executable: str | os.PathLike[str] | None = None,
+    vllm: str | None = None,
     ttl: float | str | None = None,
     force: bool = False,
     env: Mapping[str, Any] | None = None,
@@ -44,6 +47,7 @@ def start(
         gpus: "0,1" or [0, 1] (indices or UUIDs), or "auto" for the GPUs with the most free memory; None lets vLLM choose.
         port: the TCP port; None for a free port.
         executable: the path of ``vllm``; None to search for it.
+        vllm: the version of vLLM, "0.17.0", of those that are installed in environments of their own; None to search for it.
         ttl: seconds without a request after which the server is released, also written as "30m"; None for never.
         force: whether to start even if the GPUs have too little free memory, or a check says that the start cannot succeed.
         env: environment variables that are added to those of this process.
@@ -69,7 +73,7 @@ def start(
         name=name,
         gpus=gpus,
         port=port,
-        executable=executable,
+        executable=_path(executable, vllm),
         ttl=ttl,
         force=force,
         env=env,
@@ -87,7 +91,7 @@ def _spec(
     name: str | None,
     gpus: str | int | Collection[str | int] | None,
     port: int | str | None,
-    executable: str | os.PathLike[str] | None,
+    executable: str | None,
     ttl: float | str | None,
     force: bool,
     env: Mapping[str, str],
@@ -100,7 +104,7 @@ def _spec(
         name=arguments.name(name) or "",
         gpus=arguments.gpus(gpus),
         port=arguments.port(port),
-        executable=arguments.path("executable", executable) if executable not in (None, "") else None,
+        executable=executable,
         ttl=arguments.seconds_or_none("ttl", ttl),
         force=arguments.yes_or_no("force", force),
         env=tuple(env.items()),
@@ -111,11 +115,21 @@ def _spec(
     )
 
 
+def _path(executable: str | os.PathLike[str] | None, vllm: str | None) -> str | None:
+    """Return the path of vLLM that the arguments name; None if they name none."""
+    if vllm in (None, ""):
+        return arguments.path("executable", executable) if executable not in (None, "") else None
+    if executable not in (None, ""):
+        raise InvalidOption("vllm= and executable= both say which vLLM to run. Leave one of them out.")
+    return environments.named(arguments.text("vllm", vllm, 'a version, as text: "0.17.0"')).executable
+
+
 def fit(
     model: str | os.PathLike[str],
     *args: Any,
     gpus: str | int | Collection[str | int] | None = None,
     env: Mapping[str, Any] | None = None,
+    vllm: str | None = None,
 ) -> Fit:
     """Estimate whether a model fits on the GPUs as they are now, without a start.
 
@@ -125,6 +139,7 @@ def fit(
         *args: any flags of ``vllm serve``, as for `start`.
         gpus: as for `start`.
         env: as for `start`.
+        vllm: as for `start`.
 
     Raises:
         InvalidOption: a flag has a value that vLLM refuses, or ``gpus`` names a GPU that does not exist.
@@ -132,7 +147,13 @@ def fit(
     """
     args, env = arguments.words(args), arguments.environment(env)
     return manager.fit(
-        ServerSpec(arguments.model(model), args, gpus=arguments.gpus(gpus), env=tuple(env.items()))
+        ServerSpec(
+            arguments.model(model),
+            args,
+            gpus=arguments.gpus(gpus),
+            env=tuple(env.items()),
+            executable=_path(None, vllm),
+        )
     )
 
 
@@ -181,6 +202,7 @@ class serve:  # noqa: N801 - used like a function
         gpus: str | int | Collection[str | int] | None = None,
         port: int | str | None = None,
         executable: str | os.PathLike[str] | None = None,
+        vllm: str | None = None,
         ttl: float | str | None = None,
         force: bool = False,
         env: Mapping[str, Any] | None = None,
@@ -194,7 +216,7 @@ class serve:  # noqa: N801 - used like a function
             name=name,
             gpus=gpus,
             port=port,
-            executable=executable,
+            executable=_path(executable, vllm),
             ttl=ttl,
             force=force,
             env=env,

@@ -230,6 +230,15 @@ def _gpu(_: argparse.Namespace) -> int:
     return DONE if now.gpus else TO_DO
 
 
+def _use(arguments: argparse.Namespace) -> int:
+    from vllm_magic.doctor import environments
+
+    version = arguments.version
+    result = environments.listed() if version is None else environments.use(version)
+    _print(repr(result.view()).splitlines())
+    return DONE
+
+
 @contextmanager
 def _probe() -> Iterator[Probe]:
     from vllm_magic.gpu.probe import Probe
@@ -283,5 +292,6 @@ COMMANDS = (
     ),
     TerminalCommand(shared.REAP.at(TERMINAL), _reap),
     TerminalCommand(shared.GPU.at(TERMINAL), _gpu),
+    TerminalCommand(shared.USE.at(TERMINAL), _use),
     TerminalCommand(shared.HELP.at(TERMINAL), _help),
 )

@@ -30,6 +30,7 @@ class ValueKind(Enum):
     MODEL = auto()
     MODEL_OR_SERVER = auto()  # a model, or a known server in its place
     GPUS = auto()
+    VLLM = auto()  # a version of vLLM that is installed in an environment of its own
     FILE = auto()
     FOLDER = auto()
 

@@ -57,6 +57,17 @@ REAP = CommandDeclaration(
     ),
     examples=("%vllm reap", "%vllm reap --pid 4711 --yes"),
 )
+USE = CommandDeclaration(
+    name="use",
+    about="choose the installed vLLM that each start runs; without VERSION, a list of those that are installed",
+    details="The choice is kept for this user. `newest` stands for the newest version, also if a newer one is installed later.",
+    arguments=(
+        Argument(
+            "VERSION", "the version, as 0.17.0, or newest (default: only show the list)", ValueKind.VLLM
+        ),
+    ),
+    examples=("%vllm use 0.17.0", "%vllm use newest"),
+)
 HELP = CommandDeclaration(
     name="help",
     about="this list, or the page of one command",

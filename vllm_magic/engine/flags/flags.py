@@ -33,7 +33,7 @@ _WELL_KNOWN = """
 WELL_KNOWN = tuple(_WELL_KNOWN.split())
 # The options of vllm_magic for a start: a flag that vLLM does not have may be one of them, misspelled.
 OWN = (
-    "--name", "--gpus", "--port", "--env", "--executable", "--profile", "--force", "--cluster", "--keep", "--ttl",
+    "--name", "--gpus", "--port", "--env", "--executable", "--vllm", "--profile", "--force", "--cluster", "--keep", "--ttl",
     "--no-wait", "--timeout",
 )  # fmt: skip
 

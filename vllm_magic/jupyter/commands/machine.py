@@ -1,4 +1,4 @@
-"""``%vllm gpu``, ``cluster``, ``doctor`` and ``reap``: the commands for the machine and a cluster."""
+"""``%vllm gpu``, ``cluster``, ``doctor``, ``reap`` and ``use``: the commands for the machine and a cluster."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vllm_magic.jupyter.commands.base import NoArguments, SubCommand
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllm_magic.doctor.environments import ChosenEnvironment, EnvironmentList
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.view import View
 
@@ -112,4 +113,32 @@ class ReapCommand(SubCommand[ReapArguments]):
         return views.reaped(shown, reaped, arguments.pids)
 
 
-COMMANDS: tuple[SubCommand[Any], ...] = (GpuCommand(), ClusterCommand(), DoctorCommand(), ReapCommand())
+@dataclass(frozen=True)
+class UseArguments:
+    """``version``: the version of vLLM, or the name of its environment; None to show the list."""
+
+    version: str | None = None
+
+
+class UseCommand(SubCommand[UseArguments]):
+    """``%vllm use``."""
+
+    arguments_type = UseArguments
+    declaration = shared.USE
+
+    def run(self, context: Context, arguments: UseArguments) -> EnvironmentList | ChosenEnvironment:
+        """Choose the vLLM, or return the list."""
+        from vllm_magic.doctor import environments
+
+        if arguments.version is None:
+            return environments.listed(context.executable)
+        return environments.use(arguments.version, context.executable)
+
+
+COMMANDS: tuple[SubCommand[Any], ...] = (
+    GpuCommand(),
+    ClusterCommand(),
+    DoctorCommand(),
+    ReapCommand(),
+    UseCommand(),
+)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LARGEST_FILE = 2**15  # the largest size of the file with the profiles, in bytes
-_VALUED = ("name", "gpus", "port", "executable", "keep", "cluster", "ttl", "timeout")  # options with a value
+# Options with a value.
+_VALUED = ("name", "gpus", "port", "executable", "vllm", "keep", "cluster", "ttl", "timeout")
 _KEYS = ("model", "flags", "env", "force", *_VALUED)
 
 

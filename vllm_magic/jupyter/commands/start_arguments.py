@@ -59,6 +59,12 @@ OPTIONS = (
         kind=ValueKind.FILE,
     ),
     CommandOption(
+        "--vllm",
+        "the version of vLLM to run, of those that %vllm install has installed",
+        "VERSION",
+        kind=ValueKind.VLLM,
+    ),
+    CommandOption(
         "--profile",
         "insert the arguments of this profile before those of the line",
         "NAME",
@@ -164,6 +170,7 @@ def request(
     """
     parser = NOTEBOOK.parser(command)
     parser.set_defaults(no_return=False)
+    _check_vllm(arguments.own)
     for option in options:
         option.add_to(parser)
     own, rest = list(arguments.own), _without_program(arguments.rest)
@@ -183,7 +190,7 @@ def request(
         raise InvalidOption(
             f"{default_flags[0]!r} among the default flags or the flags of the profile is not a flag: it does not begin with a dash."
         )
-    given = parser.parse_args([*before.own, *own])
+    given = parser.parse_args(_with_executable([*before.own, *own]))
     spec = ServerSpec(
         model=model,
         args=(*default_flags, *rest),
@@ -223,6 +230,34 @@ def separate(args: Sequence[str], options: Sequence[CommandOption] = OPTIONS) ->
         else:
             rest.append(arg)
     return StartArguments(tuple(own), tuple(rest))
+
+
+def _check_vllm(own: Sequence[str]) -> None:
+    """Check that a line names vLLM in one way.
+
+    Raises:
+        InvalidOption: it has a version and a path.
+    """
+    if {"--vllm", "--executable"} <= {option.partition("=")[0] for option in own}:
+        raise InvalidOption("--vllm and --executable both say which vLLM to run. Leave one of them out.")
+
+
+def _with_executable(own: Sequence[str]) -> list[str]:
+    """Return the options with the path of vLLM in place of its version: of both, the later one is used.
+
+    Raises:
+        InvalidOption: the version is not installed.
+    """
+    words = []
+    for option in own:
+        flag, _, version = option.partition("=")
+        if flag == "--vllm":
+            from vllm_magic.engine import environments  # few starts need them
+
+            words.append(f"--executable={environments.named(version).executable}")
+        else:
+            words.append(option)
+    return words
 
 
 def _without_program(words: Sequence[str]) -> list[str]:

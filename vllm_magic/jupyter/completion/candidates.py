@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.commands.declaration import ValueKind
 from vllm_magic.commands.front_end import CELL
-from vllm_magic.engine import executable
+from vllm_magic.engine import environments, executable
 from vllm_magic.engine.flags import flag_table, flags
 from vllm_magic.engine.flags.flag_table import plain
-from vllm_magic.errors import ExecutableNotFound
+from vllm_magic.errors import ExecutableNotFound, InvalidOption
 from vllm_magic.jupyter.completion import values
 from vllm_magic.jupyter.completion.values import Candidate
 
@@ -148,8 +148,10 @@ def _flags(line: TypedLine) -> _KnownFlags:
     """
     from vllm_magic.engine.flags.common_flags import COMMON
 
-    with suppress(ExecutableNotFound):
-        path = executable.find(flags.value(line.args, "--executable") or line.executable)
+    with suppress(ExecutableNotFound, InvalidOption):
+        version = flags.value(line.args, "--vllm")
+        named = environments.named(version).executable if version else flags.value(line.args, "--executable")
+        path = executable.find(named or line.executable)
         if known := flag_table.load(path):
             return _KnownFlags(known)
         if flag_table.failure(path):

@@ -42,6 +42,7 @@ def of_kind(kind: ValueKind, typed: str) -> Iterable[Candidate]:
         ValueKind.MODEL: models,
         ValueKind.MODEL_OR_SERVER: lambda typed: [*servers(typed, past=True), *models(typed)],
         ValueKind.GPUS: gpus,
+        ValueKind.VLLM: vllm_versions,
         ValueKind.FILE: files,
         ValueKind.FOLDER: folders,
     }.get(kind)
@@ -129,6 +130,16 @@ def kept_servers(typed: str) -> list[Candidate]:
     records = [entry.record for entry in ledger.entries() if entry.condition is Condition.KEPT]
     models = {record.name: record.model for record in records if record}
     return [Candidate(name, model) for name, model in models.items() if name.startswith(typed)]
+
+
+def vllm_versions(typed: str) -> list[Candidate]:
+    """Return the versions of vLLM that are installed in environments of their own, the newest first."""
+    from vllm_magic.engine import environments
+
+    found = {
+        one.version: f"{one.package}, {one.backend}, Python {one.python}" for one in environments.installed()
+    }
+    return [Candidate(version, about) for version, about in found.items() if version.startswith(typed)]
 
 
 def gpus(typed: str) -> list[Candidate]:
