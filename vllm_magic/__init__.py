@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_magic.api import attach, fit, serve, servers, start, stop
+    from vllm_magic.doctor.new_environment import install
     from vllm_magic.engine.capacity.fit import Fit
     from vllm_magic.errors import (
         ClusterError,
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "api": ("attach", "fit", "serve", "servers", "start", "stop"),
+    "doctor.new_environment": ("install",),
     "jupyter.panel.singleton": ("panel",),
     "engine.capacity.fit": ("Fit",),
     "server.server": ("Server", "ServerState"),
@@ -109,6 +111,7 @@ __all__ = [
     "VllmMagicError",
     "attach",
     "fit",
+    "install",
     "load_ipython_extension",
     "panel",
     "serve",

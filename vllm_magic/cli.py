@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vllm_magic.gpu.probe import Probe
+    from vllm_magic.installation.progress import InstallProgress
     from vllm_magic.release.result import Release
 
 DONE, TO_DO, WRONG_LINE = 0, 1, 2  # exit statuses
@@ -230,6 +231,39 @@ def _gpu(_: argparse.Namespace) -> int:
     return DONE if now.gpus else TO_DO
 
 
+def _install(arguments: argparse.Namespace) -> int:
+    from vllm_magic.doctor import environments, new_environment
+    from vllm_magic.linux import home
+
+    if arguments.list or arguments.remove is not None:
+        result = environments.listed() if arguments.list else environments.remove(arguments.remove)
+        _print(repr(result.view()).splitlines())
+        return DONE
+    with _probe() as probe:
+        planned = new_environment.plan(
+            arguments.version, probe, cpu=arguments.cpu, pre=arguments.pre, into=arguments.into
+        )
+    _print(repr(planned.view()).splitlines())
+    if arguments.dry_run:
+        return DONE
+    wheels = Path(home.expanded(arguments.wheels)) if arguments.wheels else None
+    _print(repr(new_environment.make(planned, wheels=wheels, report=_StepLines().report).view()).splitlines())
+    return DONE
+
+
+class _StepLines:
+    """Prints a line on stderr for each step of an installation."""
+
+    def __init__(self) -> None:
+        self._step = ""
+
+    def report(self, progress: InstallProgress) -> None:
+        """Print the progress, if a step has begun."""
+        if progress.step.value != self._step and progress.text:
+            self._step = progress.step.value
+            print(progress.text, file=sys.stderr, flush=True)
+
+
 def _use(arguments: argparse.Namespace) -> int:
     from vllm_magic.doctor import environments
 
@@ -292,6 +326,7 @@ COMMANDS = (
     ),
     TerminalCommand(shared.REAP.at(TERMINAL), _reap),
     TerminalCommand(shared.GPU.at(TERMINAL), _gpu),
+    TerminalCommand(shared.INSTALL.at(TERMINAL), _install),
     TerminalCommand(shared.USE.at(TERMINAL), _use),
     TerminalCommand(shared.HELP.at(TERMINAL), _help),
 )

@@ -36,6 +36,7 @@ NAMES = {
     "VllmMagicError",
     "attach",
     "fit",
+    "install",
     "load_ipython_extension",
     "panel",
     "serve",

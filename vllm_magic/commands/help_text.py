@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vllm_magic.commands.declaration import CommandDeclaration, CommandOption
     from vllm_magic.commands.front_end import FrontEnd
 
-LEFT = 27  # characters of the left column, which holds the usage; two spaces follow
+LEFT = 28  # characters of the left column, which holds the usage; two spaces follow
 INDENT = " " * 6  # before a row that belongs to the row above
 TIME = "TIME is 90, 90s, 30m or 1h30m."
 

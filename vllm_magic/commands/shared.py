@@ -57,6 +57,47 @@ REAP = CommandDeclaration(
     ),
     examples=("%vllm reap", "%vllm reap --pid 4711 --yes"),
 )
+INSTALL = CommandDeclaration(
+    name="install",
+    about="install a vLLM that works on this machine, in an environment of its own",
+    details=(
+        "The version is chosen for the driver, the GPUs, the system and the Pythons that are there; without a GPU, it is the build "
+        "for the CPU. Starts use an environment only after vLLM was seen to work in it."
+    ),
+    arguments=(
+        Argument(
+            "VERSION", "the version, as 0.17.0 or 0.17 (default: the newest that works on this machine)"
+        ),
+    ),
+    options=(
+        CommandOption(
+            "--dry-run", "say what would be installed, why, how much that is and where; download nothing"
+        ),
+        CommandOption("--cpu", "install the build for the CPU, although there is a GPU"),
+        CommandOption("--pre", "a pre-release may be chosen"),
+        CommandOption(
+            "--into",
+            "the folder for the environment (default: that of vllm_magic)",
+            "DIR",
+            kind=ValueKind.FOLDER,
+        ),
+        CommandOption(
+            "--from",
+            "a folder with all packages, for a machine without internet",
+            "DIR",
+            dest="wheels",
+            kind=ValueKind.FOLDER,
+        ),
+        CommandOption("--list", "list the environments, and the disk that each takes"),
+        CommandOption("--remove", "remove the environment of this version", "VERSION", kind=ValueKind.VLLM),
+    ),
+    examples=(
+        "%vllm install --dry-run",
+        "%vllm install",
+        "%vllm install 0.17.0",
+        "%vllm install --remove 0.17.0",
+    ),
+)
 USE = CommandDeclaration(
     name="use",
     about="choose the installed vLLM that each start runs; without VERSION, a list of those that are installed",

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_magic.doctor import survey
 from vllm_magic.engine import environments, executable
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 3  # processes that the error of a removal names
 COLUMNS = ("vLLM", "torch", "Python", "size", "proved", "folder", "")
+
+
+class EnvironmentUse(NamedTuple):
+    """The path of the vLLM that a start would run, "" for none, and why it is none of an environment, "" if it is."""
+
+    executable: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def listed(wanted: str | None = None) -> EnvironmentList:
     Args:
         wanted: the configured path of vLLM; None if none is configured.
     """
-    path, reason = _used(wanted)
+    path, reason = used(wanted)
     return EnvironmentList(
         tuple(environments.installed()),
         tuple(environments.broken()),
@@ -150,7 +157,7 @@ def use(version: str, wanted: str | None = None) -> ChosenEnvironment:
         InvalidOption: it is not installed.
         VllmMagicError: the choice cannot be stored.
     """
-    return ChosenEnvironment(environments.choose(version), *_used(wanted))
+    return ChosenEnvironment(environments.choose(version), *used(wanted))
 
 
 def remove(version: str, wanted: str | None = None) -> RemovedEnvironment:
@@ -167,22 +174,26 @@ def remove(version: str, wanted: str | None = None) -> RemovedEnvironment:
     found = environments.removable(version)
     if users := environments.remove(found):
         raise VllmMagicError(f"{found.name} is in use by {_names(users)}. Stop what uses it, then remove it.")
-    return RemovedEnvironment(found, _used(wanted)[0])
+    return RemovedEnvironment(found, used(wanted)[0])
 
 
-def _used(wanted: str | None) -> tuple[str, str]:
-    """Return the path of the vLLM that a start would run, "" for none, and why it is none of an environment, "" if it is."""
+def used(wanted: str | None) -> EnvironmentUse:
+    """Return the vLLM that a start would run.
+
+    Args:
+        wanted: the configured path of vLLM; None if none is configured.
+    """
     path = ""
     with suppress(ExecutableNotFound):
         path = executable.find(wanted)
     if not path or path in {one.executable for one in environments.installed()}:
-        return path, ""
+        return EnvironmentUse(path, "")
     if wanted:
-        return path, "the setting executable names it"
+        return EnvironmentUse(path, "the setting executable names it")
     if os.environ.get("VLLM_MAGIC_EXECUTABLE"):
-        return path, "$VLLM_MAGIC_EXECUTABLE names it"
+        return EnvironmentUse(path, "$VLLM_MAGIC_EXECUTABLE names it")
     is_beside = bool(sys.executable) and Path(path).parent == Path(sys.executable).parent
-    return path, "it is beside this Python" if is_beside else "it is on $PATH"
+    return EnvironmentUse(path, "it is beside this Python" if is_beside else "it is on $PATH")
 
 
 def _names(users: Sequence[Process]) -> str:

@@ -291,7 +291,7 @@ def removable(wanted: str) -> InstalledEnvironment | BrokenEnvironment:
         )
     names = ", ".join(one.name for one in found)
     raise InvalidOption(
-        f"There is no environment {wanted}. " + (f"There are: {names}." if names else "There is none.")
+        f"There is no environment {wanted}. There {f'are: {names}' if names else 'are no others either'}."
     )
 
 

@@ -46,8 +46,8 @@ def test_the_list_names_each_command_with_its_options(command):
 @every_front_end
 def test_the_columns_of_the_list(front_end):
     for text in listed(front_end):
-        assert text[27:29] == "  "
-        assert text[29] != " "
+        assert text[28:30] == "  "
+        assert text[30] != " "
     for text in help_text.overview(front_end, COMMANDS[front_end].values()):
         assert len(text) <= front_end.width
 

@@ -1,8 +1,9 @@
-"""``%vllm gpu``, ``cluster``, ``doctor``, ``reap`` and ``use``: the commands for the machine and a cluster."""
+"""``%vllm gpu``, ``cluster``, ``doctor``, ``reap``, ``install`` and ``use``: the commands for the machine and a cluster."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.commands import shared
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vllm_magic.doctor.environments import ChosenEnvironment, EnvironmentList
+    from vllm_magic.installation.progress import InstallProgress
     from vllm_magic.jupyter.commands.context import Context
     from vllm_magic.view import View
 
@@ -114,6 +116,80 @@ class ReapCommand(SubCommand[ReapArguments]):
 
 
 @dataclass(frozen=True)
+class InstallArguments:
+    """The arguments of ``%vllm install``.
+
+    Attributes:
+        version: the version of vLLM; None for the newest that works on this machine.
+        dry_run: whether the plan is only shown.
+        cpu: whether the build for the CPU is wanted although there is a GPU.
+        pre: whether a pre-release may be chosen.
+        into: the folder for the environment; None for the main folder.
+        wheels: a folder with all packages; None for the package index.
+        list: whether the environments are listed.
+        remove: the version whose environment is removed; None to remove none.
+    """
+
+    version: str | None = None
+    dry_run: bool = False
+    cpu: bool = False
+    pre: bool = False
+    into: str | None = None
+    wheels: str | None = None
+    list: bool = False
+    remove: str | None = None
+
+
+class InstallCommand(SubCommand[InstallArguments]):
+    """``%vllm install``."""
+
+    arguments_type = InstallArguments
+    declaration = shared.INSTALL
+
+    def run(self, context: Context, arguments: InstallArguments) -> View:
+        """Install, list or remove an environment, or show what would be installed."""
+        from vllm_magic.doctor import environments, new_environment
+        from vllm_magic.jupyter.display.progress import new_line
+        from vllm_magic.linux import home
+        from vllm_magic.view import View
+
+        if arguments.list:
+            return environments.listed(context.executable).view()
+        if arguments.remove is not None:
+            return environments.remove(arguments.remove, context.executable).view()
+        planned = new_environment.plan(
+            arguments.version,
+            context.manager.probe,
+            cpu=arguments.cpu,
+            pre=arguments.pre,
+            into=arguments.into,
+        )
+        if arguments.dry_run:
+            return planned.view()
+        line = new_line(context.display_mode)
+
+        def report(progress: InstallProgress) -> None:
+            share = min(1.0, progress.done / progress.total) if progress.total else None
+            line.show(f"vLLM {planned.plan.version}: {progress.text}", share)
+
+        try:
+            installed = new_environment.make(
+                planned,
+                wheels=Path(home.expanded(arguments.wheels)) if arguments.wheels else None,
+                wanted=context.executable,
+                report=report,
+            )
+        except KeyboardInterrupt:
+            raise VllmMagicError(
+                "Interrupted: nothing of the installation is left but complete downloads, which the next one uses."
+            ) from None
+        finally:
+            line.finish("")
+        result = installed.view()
+        return View(result.headline, lines=(*result.lines, *planned.plan.reasons))
+
+
+@dataclass(frozen=True)
 class UseArguments:
     """``version``: the version of vLLM, or the name of its environment; None to show the list."""
 
@@ -140,5 +216,6 @@ COMMANDS: tuple[SubCommand[Any], ...] = (
     ClusterCommand(),
     DoctorCommand(),
     ReapCommand(),
+    InstallCommand(),
     UseCommand(),
 )
