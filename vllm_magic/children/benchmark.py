@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from vllm_magic.children.child import ChildProcess
-from vllm_magic.engine.address import past_proxies
+from vllm_magic.engine.address import no_proxy_variables
 from vllm_magic.engine.flags import abbreviations, flags
 from vllm_magic.engine.flags.flag_table import plain
 from vllm_magic.errors import VllmMagicError
@@ -69,7 +69,7 @@ def run(
     verify()
     # The benchmark would use the proxies of the environment for this machine too, and send the key and the prompts there.
     env = {
-        **past_proxies(os.environ, command.endpoint.address),
+        **no_proxy_variables(os.environ, command.endpoint.address),
         "OPENAI_API_KEY": command.endpoint.api_key,
         "VLLM_API_KEY": None,
     }

@@ -167,18 +167,24 @@ class Ray:
             query += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
         answer = self._ask("GET", f"/api/v0/{what}?{urlencode(query)}")
         try:
-            found: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
+            listed: list[Mapping[str, Any]] = answer["data"]["result"]["result"]
         except (KeyError, TypeError):
             raise ClusterUnreachable(f"The Ray cluster at {self.address} does not list its {what}.") from None
-        return found
+        return listed
 
     def _read(self, parse: Callable[[Any], _T], answer: Any) -> _T:
+        """Return what ``parse`` makes of an answer.
+
+        Raises:
+            ClusterUnreachable: the answer is not one of Ray's.
+        """
         try:
             return parse(answer)
-        except (LookupError, TypeError, ValueError, AttributeError):  # the answer is not one of Ray's
+        except (LookupError, TypeError, ValueError, AttributeError):
             raise ClusterUnreachable(self._no_ray) from None
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Send a request, and return the JSON of the answer. Errors as for `_send`."""
         answer = self._send(method, path, b"" if body is None else json.dumps(body).encode(), JSON)
         try:
             return answer.json()
@@ -188,6 +194,13 @@ class Ray:
     def _send(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> HttpResponse:
+        """Send a request, and return the answer.
+
+        Raises:
+            JobUnknownError: the head does not know the job in the path.
+            ClusterUnreachable: there is no answer, or it reports an error of the head.
+            ClusterError: the cluster refuses, or the server is not the dashboard of a Ray cluster.
+        """
         try:
             answer = ask(
                 method,

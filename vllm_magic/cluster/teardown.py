@@ -43,8 +43,8 @@ import ray
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-for one in {groups!r}:
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(one))))
+for group in {groups!r}:
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 for name, namespace in {actors!r}:
     try:
         ray.kill(ray.get_actor(name, namespace=namespace))
@@ -167,7 +167,7 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
         ray: the cluster.
         job: the submission id.
         limit: seconds to wait for the end.
-        silence: seconds for which the cluster may fail to answer; at most ``limit`` counts.
+        silence: seconds for which the cluster may fail to answer; a longer time than ``limit`` has no effect.
 
     Returns:
         The job. It is not over if the limit was too short.
@@ -182,13 +182,13 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
     unknown_since: float | None = None
     while True:
         try:
-            found = ray.job(job)
+            current = ray.job(job)
             last_answer, unknown_since = time.monotonic(), None
-            if found.status.over:
-                return found
-            if found.status is not asked:
+            if current.status.over:
+                return current
+            if current.status is not asked:
                 ask(ray, job)
-                asked = found.status
+                asked = current.status
         except JobUnknownError:  # a single such answer may come from a proxy
             unknown_since = unknown_since or time.monotonic()
             if time.monotonic() >= unknown_since + UNKNOWN_LIMIT:
@@ -198,5 +198,5 @@ def wait(ray: Ray, job: str, limit: float, silence: float) -> Job:
                 raise
         else:
             if time.monotonic() >= deadline:
-                return found
+                return current
         pause.wait(POLL_INTERVAL)

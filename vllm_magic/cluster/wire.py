@@ -23,8 +23,9 @@ METADATA = "vllm_magic"  # the key of a job's metadata for the server's name
 SCHEME = "gcs://"  # the beginning of the address of a value that is stored as a Ray package
 
 
-def _seconds(variable: str, otherwise: float) -> float:
-    text = os.environ.get(variable) or str(otherwise)
+def _seconds(variable: str, default: float) -> float:
+    """Return the seconds that an environment variable gives; the default if it is not set."""
+    text = os.environ.get(variable) or str(default)
     try:
         seconds = float(text)
     except ValueError:
@@ -68,13 +69,13 @@ def parse(text: str) -> Mapping[str, Any] | None:
     if not text.startswith(LINE):
         return None
     try:
-        found = json.loads(text.removeprefix(LINE))
+        content = json.loads(text.removeprefix(LINE))
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and "kind" in found else None
+    return content if isinstance(content, dict) and "kind" in content else None
 
 
 def last_line(log: Sequence[str], kind: str) -> Mapping[str, Any] | None:
     """Return the content of the last line of this kind in a job's log; None if there is none."""
-    found = [content for text in log if (content := parse(text)) and content["kind"] == kind]
-    return found[-1] if found else None
+    contents = [content for text in log if (content := parse(text)) and content["kind"] == kind]
+    return contents[-1] if contents else None

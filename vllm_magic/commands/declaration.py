@@ -37,7 +37,7 @@ class ValueKind(Enum):
 
 @dataclass(frozen=True)
 class Argument:
-    """A positional argument, as NAME in ``%vllm stop NAME``.
+    """A positional argument, such as NAME in ``%vllm stop NAME``.
 
     Attributes:
         metavar: the argument in the help; in small letters, the name of the parsed value.
@@ -66,7 +66,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class CommandOption:
-    """An option, as ``--grace TIME``.
+    """An option, such as ``--grace TIME``.
 
     Attributes:
         flag: the flag.
@@ -123,7 +123,7 @@ class CommandOption:
 
 @dataclass(frozen=True)
 class CommandAction:
-    """A part of a command with arguments of its own, as ``load`` in ``%vllm lora load NAME FOLDER``."""
+    """A part of a command with arguments of its own, such as ``load`` in ``%vllm lora load NAME FOLDER``."""
 
     name: str
     about: str

@@ -45,7 +45,7 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
-def past_proxies(environ: Mapping[str, str], address: str) -> dict[str, str]:
+def no_proxy_variables(environ: Mapping[str, str], address: str) -> dict[str, str]:
     """Return the variables with which a program uses no proxy for this address, and the same proxies as before for others.
 
     Args:

@@ -85,8 +85,8 @@ def parse(version: str) -> VersionNumber | None:
 
     A checkout without its tags calls itself 0.1.dev, or 0.0.0, whatever it contains.
     """
-    found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
-    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    number = (int(match[1]), int(match[2])) if match else (0, 0)
     return number if number > (0, 1) else None
 
 

@@ -74,10 +74,8 @@ def _freest(gpus: Sequence[Gpu], count: int, fraction: float) -> tuple[Gpu, ...]
     enough = [gpu for gpu in gpus if has_free(gpu, fraction)]
     if len(enough) < count:
         state = ", ".join(_shortage(gpu, fraction) for gpu in gpus if gpu not in enough)
-        wanted = (
-            "no GPU has" if count == 1 else f"only {len(enough)} of the {count} GPUs that are needed have"
-        )
-        raise ShortageError(f"{wanted} enough free memory ({state}): free some, or need less")
+        which = "no GPU has" if count == 1 else f"only {len(enough)} of the {count} GPUs that are needed have"
+        raise ShortageError(f"{which} enough free memory ({state}): free some, or need less")
     freest = sorted(enough, key=lambda gpu: -1 if gpu.free is None else gpu.free, reverse=True)[:count]
     return tuple(gpu for gpu in gpus if gpu in freest)
 
@@ -97,6 +95,7 @@ def _shortage(gpu: Gpu, fraction: float) -> str:
 
 
 def _named(word: str, gpus: Sequence[Gpu]) -> Gpu:
+    """Return the GPU that an index, a UUID or the beginning of a UUID names."""
     if word.lower().startswith(("gpu-", "mig-")):
         found = [gpu for gpu in gpus if gpu.uuid.lower().startswith(word.lower())]
     else:
@@ -107,8 +106,7 @@ def _named(word: str, gpus: Sequence[Gpu]) -> Gpu:
         raise ValueError(f"{word!r} fits {len(found)} GPUs: write more of the UUID")
     if parts := [gpu for gpu in gpus if gpu.is_part and str(gpu.index).startswith(f"{word}:")]:
         raise ValueError(f"GPU {word} is divided (MIG): name one of its parts, {_listed(parts)}")
-    there = _listed(gpus)
-    raise ValueError(f"there is no GPU {word!r}: there are {there}")
+    raise ValueError(f"there is no GPU {word!r}: there are {_listed(gpus)}")
 
 
 def _listed(gpus: Iterable[Gpu]) -> str:

@@ -64,6 +64,7 @@ def main() -> None:
 
 
 def _read_requests(requests: queue.SimpleQueue[bytes], parent: int) -> None:
+    """Pass the requests on from stdin; end this process when stdin or the parent ends."""
     events = select.poll()
     events.register(0, select.POLLIN)
     events.register(parent, select.POLLIN)

@@ -261,6 +261,7 @@ class Probe:
 
 
 def _cause(status: int | None) -> str:
+    """Return why there is no answer of a probe process that ended with this status; None if it has not ended."""
     if status is not None and status < 0:
         end = f"died of {signal.Signals(-status).name}"
     else:

@@ -43,7 +43,7 @@ def measure(gpus: Sequence[Gpu], leaders: Mapping[int, Identity]) -> GpuUsage:
         for process in gpu.processes or ():
             if leader := leaders.get(process.pid):
                 by_gpu = held.setdefault(leader, list(without_processes))
-                sum_ = by_gpu[number]
-                by_gpu[number] = None if sum_ is None or process.used is None else sum_ + process.used
+                before = by_gpu[number]
+                by_gpu[number] = None if before is None or process.used is None else before + process.used
     used = tuple(gpu.used for gpu in gpus)
     return GpuUsage(used, without_processes, {leader: tuple(by_gpu) for leader, by_gpu in held.items()})

@@ -36,7 +36,7 @@ def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleGpus:
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return VisibleGpus(tuple(gpus), ordered)
-    found: list[Gpu] = []
+    chosen: list[Gpu] = []
     for entry in (each.strip() for each in listed.split(",")):
         if entry.isdecimal() and not ordered:
             return VisibleGpus(tuple(gpus), ordered=False)
@@ -47,8 +47,8 @@ def visible(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> VisibleGpus:
             return VisibleGpus(tuple(gpus), ordered=False)
         if len(named) != 1:  # CUDA ignores everything after an entry that names no GPU
             break
-        found += named
-    return VisibleGpus(tuple(found), ordered=True)
+        chosen += named
+    return VisibleGpus(tuple(chosen), ordered=True)
 
 
 def without_uuids(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> str | None:
@@ -64,8 +64,8 @@ def without_uuids(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> str | None
     entries = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if not any(entry.strip().lower().startswith("gpu-") for entry in entries):
         return None
-    found = visible([gpu for gpu in gpus if not gpu.is_part], environ)
-    return ",".join(str(gpu.index) for gpu in found.gpus) if len(found.gpus) == len(entries) else None
+    chosen = visible([gpu for gpu in gpus if not gpu.is_part], environ).gpus
+    return ",".join(str(gpu.index) for gpu in chosen) if len(chosen) == len(entries) else None
 
 
 def _begins(uuid: str, entry: str) -> bool:

@@ -143,15 +143,15 @@ class Guard:
         """Return the server's living processes: the descendants of this guard, and the leader's session."""
         me = os.getpid()
         children = processes.children(me)
-        unseen = [process for pid in sorted(children) if (process := processes.hidden(pid))]
-        roots = [me, *(process.identity.pid for process in unseen)]
+        hidden = [process for pid in sorted(children) if (process := processes.hidden(pid))]
+        roots = [me, *(process.identity.pid for process in hidden)]
         table = sessions.near([*roots, *([self.leader.pid] if self.leader else ())])
         pids = processes.descendants(table, *roots) | (children & table.keys())
         if self.leader is not None:
             pids |= processes.server_members(table, self.leader)
         return [
             *(table[pid] for pid in pids - {me} if table[pid].alive and not self._is_guard(table[pid])),
-            *unseen,
+            *hidden,
         ]
 
     def _is_guard(self, process: processes.Process) -> bool:

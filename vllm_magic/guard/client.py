@@ -125,7 +125,7 @@ class Guards(ABC):
     def _inner_lives(self) -> bool:
         """Whether the inner guard lives, by the lock in the folder, or by the record."""
         try:
-            if not disk.may_hang(self._folder):  # else there is no lock
+            if not disk.may_hang(self._folder):  # the guards take no lock on a disk that may hang
                 return record.is_locked(self._folder)
         except OSError as error:  # the guard is clearing the folder, or the file system has no locks
             if error.errno in shortage.SHORT:  # the end of the connection shows the end of the guard

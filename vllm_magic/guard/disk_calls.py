@@ -40,8 +40,8 @@ class DiskCalls:
 
         Args:
             function: the function. On a disk that may hang, what it changes in memory is lost.
-            limit: seconds to wait for it, and for the function before it. With 0 it goes on by itself. It is not called if
-                the function before it has not returned.
+            limit: seconds to wait until the function before it, and then this function, have returned. With 0, nothing is
+                waited for. This function is not called if the function before it has not returned.
         """
         if not self._may_hang:
             function()
@@ -86,6 +86,7 @@ def _may_hang(folder: str) -> bool:
 
 
 def _run(function: Callable[[], object]) -> None:
+    """Call the function in the forked child, and end the child."""
     try:
         signal.set_wakeup_fd(-1)  # the pipe is the guard's
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -96,7 +97,7 @@ def _run(function: Callable[[], object]) -> None:
 
 
 def _close_connections() -> None:
-    """Close all descriptors but files: while this process waits, the end of the guard must be heard by its connections.
+    """Close all descriptors but files: otherwise the guard's connections would stay open after its end while this process waits.
 
     A file may be on the disk that does not answer, and closing it may wait.
     """

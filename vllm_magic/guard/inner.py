@@ -46,7 +46,7 @@ CHILD_SCAN_INTERVAL = 2.0  # seconds between scans for adopted children; no even
 FULL_SCAN_INTERVAL = 30.0  # seconds between scans for all descendants, which cost more
 EXIT_WAIT = 0.25  # seconds for the other processes to end by themselves after the leader
 
-Reason = tuple[Why, Stop]
+Reason = tuple[Why, Stop]  # why the server is released, and the times for its processes to end by themselves
 
 
 class Inner(Guard):
@@ -79,9 +79,8 @@ class Inner(Guard):
         self._control_socket: ControlSocket | None = None
         self._log_cap: LogCap | None = None
         self._ready = False
-        self._is_ready_noted = (
-            False  # whether the processes and the shared memory of the ready server are recorded
-        )
+        # Whether the processes and the shared memory of the ready server are recorded.
+        self._is_ready_noted = False
         self._kept_until: float | None = None
         self._standby: StandbyConnection | None = None
         self._known: list[list[int]] = []
@@ -122,6 +121,7 @@ class Inner(Guard):
         super().flush_before_exit()
 
     def _start(self) -> bool:
+        """Start the leader and all that watches it; return False if the leader could not be executed."""
         self._write_existing_segments()
         limit = self.request.standby_limit
         self._standby = StandbyConnection(limit) if limit > 0 else None
@@ -189,6 +189,7 @@ class Inner(Guard):
         return reason
 
     def _poll(self) -> set[int]:
+        """Wait for the next event, and send what has room; return the readable descriptors."""
         poller, unsent = select.poll(), self._unsent()
         sockets = self._control_socket.filenos() if self._control_socket else ()
         for fd in (self.wake, self._outer_pidfd, *self.kernel_filenos(), *sockets):
@@ -255,6 +256,7 @@ class Inner(Guard):
         return reason
 
     def _handle_standby(self, standby: StandbyConnection, ready: set[int]) -> Reason | None:
+        """Pass on to the kernel what the standby reports; return why it ends, if it waited too long or cannot serve."""
         if standby.fileno() not in ready:
             if not standby.should_end():
                 return None
@@ -366,6 +368,7 @@ class Inner(Guard):
         return None
 
     def _attach(self, client: ControlConnection, attach: Attach) -> Refused | None:
+        """Make the client the kernel of a kept server; return why that is refused, or None."""
         # The end of the kernel is handled before the messages of clients, so the kernel still lives here.
         if self._kept_until is None or self._control_socket is None:
             return Refused(errno.EBUSY, f"the kernel that it belongs to lives (pid {self._record.kernel[0]})")
@@ -433,6 +436,7 @@ class Inner(Guard):
 
 
 def _soonest(stops: list[Stop]) -> Stop:
+    """Return a stop with the shortest times of these stops."""
     return Stop(min(stop.grace for stop in stops), min(stop.patience for stop in stops))
 
 

@@ -119,6 +119,7 @@ class Ladder:
         return outcome
 
     def _terminate_gracefully(self, alive: Members, grace: float, patience: float) -> Members:
+        """Send SIGTERM to the leader, and wait as the module says; return the processes that are left for SIGKILL."""
         essential = {
             process.identity for process in alive if process.identity == self._leader or _is_engine(process)
         }
@@ -166,6 +167,7 @@ class Ladder:
             self._sent[self._leader] = How.SIGTERM
 
     def _kill(self, alive: Members) -> Members:
+        """Send SIGKILL until no process is left, for `KILL_LIMIT` seconds at most; return the processes that are left."""
         limit = time.monotonic() + KILL_LIMIT
         while (alive or not self._is_empty()) and time.monotonic() < limit:
             victims = self._victims(alive)
@@ -225,6 +227,7 @@ class Ladder:
         return stopped
 
     def _scan(self) -> Members:
+        """Find the living processes, and note their names."""
         alive = self._find()
         self._next_scan = time.monotonic() + SCAN_INTERVAL
         # The first name is kept: an ending process has lost its title.

@@ -54,6 +54,12 @@ def spawn(request: LaunchRequest, connection: socket.socket | None = None) -> Id
 
 
 def _become(request: LaunchRequest, guard: int, connection: socket.socket | None) -> None:
+    """Turn the forked child into the leader, which never returns.
+
+    Raises:
+        OSError: the leader cannot be executed.
+        ValueError: an argument or a variable has a character that no program can be given.
+    """
     prctl.die_with_parent(signal.SIGKILL)
     if os.getppid() != guard:  # the guard ended before the line above had an effect
         os._exit(127)

@@ -69,6 +69,7 @@ class LogCap:
         os.close(self._log)
 
     def _on_disk(self) -> int:
+        """Return the bytes of the log without the hole at its beginning, which takes no space."""
         return os.fstat(self._log).st_size - files.first_data(self._log)
 
 

@@ -56,9 +56,8 @@ class Outer(Guard):
         self.guards |= {inner}
         # The time by `time.monotonic` when the kernel ended, or SIGTERM asked for the end.
         self._ending_since: float | None = None
-        self._stop_grace: float | None = (
-            None  # the grace of the release, in seconds; None before its reason is known
-        )
+        # The grace of the release, in seconds; None before the reason for the release is known.
+        self._stop_grace: float | None = None
 
     def run(self) -> None:
         """Wait for the end of the inner guard, and release the server if the inner guard has not done that."""

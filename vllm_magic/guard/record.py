@@ -130,6 +130,7 @@ def write(folder: str, record: Record) -> None:
 
 
 def _replace(folder: str, name: str, content: object) -> None:
+    """Write the content as JSON to a new file, and rename the file to this name."""
     new = os.path.join(folder, f"{name}.{os.getpid()}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -154,6 +155,7 @@ def read(folder: str) -> Record:
 
 
 def _read_own(folder: str, name: str) -> bytes:
+    """Return the content of a file of this user, `LONGEST` + 1 bytes at most."""
     fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         if os.fstat(fd).st_uid != os.getuid():
@@ -207,11 +209,12 @@ def write_existing_segments(folder: str, segments: Collection[Segment]) -> None:
 
 
 def _pairs(folder: str, name: str) -> list[list[int]] | None:
+    """Return the list of pairs in a file; None if the file cannot be read, or holds no such list."""
     try:
-        found = json.loads(_read_own(folder, name))
+        content = json.loads(_read_own(folder, name))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if validation.pairs(found) else None
+    return content if validation.pairs(content) else None
 
 
 def write_known_processes(folder: str, pairs: list[list[int]]) -> None:

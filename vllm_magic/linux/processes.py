@@ -280,6 +280,7 @@ def environment(pid: int) -> dict[str, str]:
 
 
 def _environment(pid: int) -> bytes:
+    """Return the environment as /proc shows it; wait for a process that is just executing its program."""
     deadline = time.monotonic() + EXEC_LIMIT
     try:
         while not (text := _environ(pid)) and _is_executing(pid) and time.monotonic() < deadline:

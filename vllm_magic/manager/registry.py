@@ -90,8 +90,8 @@ class Registry:
             return servers[name]
         before = self.past().get(name or "")
         ended = idle_release(before.spec, before.release) if before else ""
-        said = f" {name} was {ended}." if ended else ""
-        raise ServerNotFound(f"{_missing(name, list(servers))}{said}{kept_servers.attach_hint(name)}")
+        reason = f" {name} was {ended}." if ended else ""
+        raise ServerNotFound(f"{_missing(name, list(servers))}{reason}{kept_servers.attach_hint(name)}")
 
     def get_even_past(self, name: str | None = None) -> Server:
         """Return the same as `get`, or an ended server, whose log still exists.
@@ -135,6 +135,7 @@ class Registry:
 
 
 def _missing(name: str | None, there: list[str]) -> str:
+    """Return the message for a name that no server has, or for no name if there is not exactly one server."""
     if not there:
         wanted = f"No server is called {name}: none runs" if name else "No server runs"
         return f"{wanted}. Start one with %vllm start MODEL."

@@ -138,7 +138,7 @@ def read(config: Config) -> Architecture:
     window = sliding_window(text, kind)
     layers, doubts = read_layers(text, kind, depth, window)
     longest, context = _lengths(text, kind)
-    quantized, kv_dtype = _quantized(config, text)
+    quantized, kv_dtype = _quantization(config, text)
     return Architecture(
         model_type=kind,
         layers=layers,
@@ -169,11 +169,11 @@ def longest_accepted(config: Config) -> int | None:
     """
     text = _text(config)
     parts = (config, text)  # a multimodal model may have a length in both
-    found = [[number(part, name) for name in _LENGTHS if part.get(name) is not None] for part in parts]
-    if not found[-1]:
+    lengths = [[number(part, name) for name in _LENGTHS if part.get(name) is not None] for part in parts]
+    if not lengths[-1]:
         return None
     longest = max(
-        *map(min, filter(None, found)), *(number(part, "model_max_length", default=0) for part in parts)
+        *map(min, filter(None, lengths)), *(number(part, "model_max_length", default=0) for part in parts)
     )
     ropes = () if "gemma3" in str(text.get("model_type")) else _ropes(text)
     return max([longest, *(_multiplied(longest, rope) for rope in ropes)])
@@ -197,6 +197,7 @@ def _text(config: Config) -> dict[str, Any]:
 
 
 def _kv_heads(text: Config, heads: int) -> int:
+    """Return the number of heads of keys and values; by default that of all heads."""
     if text.get("multi_query") is True and not text.get("new_decoder_architecture"):
         return 1  # Falcon
     return number(text, *_KV_HEADS, default=heads)
@@ -245,12 +246,12 @@ def _rope_type(rope: Config) -> object:
     return rope.get("rope_type") or rope.get("type") or "default"
 
 
-def _quantized(config: Config, text: Config) -> tuple[str, str]:
+def _quantization(config: Config, text: Config) -> tuple[str, str]:
     """Return the quantization of the stored weights, and the type of KV cache that the checkpoint asks for; "" for none."""
-    found = (
+    candidates = (
         part.get(name) for part in (config, text) for name in ("quantization_config", "compression_config")
     )
-    stored = next((part for part in found if isinstance(part, dict)), None)
+    stored = next((candidate for candidate in candidates if isinstance(candidate, dict)), None)
     if stored is None:
         return "", ""
     inner = stored.get("quantization")

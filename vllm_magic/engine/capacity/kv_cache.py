@@ -55,6 +55,7 @@ class KvCache:
         return shortest
 
     def _blocks(self, tokens: int) -> int:
+        """Return the number of blocks for one request of so many tokens."""
         return sum(
             _up(tokens, self.block_size)
             if kept is None
@@ -91,4 +92,5 @@ def layout(
 
 
 def _up(count: int, size: int) -> int:
+    """Return ``count / size``, rounded up."""
     return -(-count // size)

@@ -136,7 +136,7 @@ class Stream:
         self._began = began
         self._schema = schema
         self._done = done
-        self._said: dict[PieceKind, list[str]] = {kind: [] for kind in PieceKind}
+        self._texts: dict[PieceKind, list[str]] = {kind: [] for kind in PieceKind}
         self._usage: Mapping[str, Any] = {}
         self._finish_reason: str | None = None
         self._first: float | None = None
@@ -193,9 +193,9 @@ class Stream:
     def answer(self) -> Answer:
         """The answer so far; after the loop, the whole answer."""
         return Answer(
-            text="".join(self._said[PieceKind.TEXT]),
-            reasoning="".join(self._said[PieceKind.REASONING]),
-            refusal="".join(self._said[PieceKind.REFUSAL]),
+            text="".join(self._texts[PieceKind.TEXT]),
+            reasoning="".join(self._texts[PieceKind.REASONING]),
+            refusal="".join(self._texts[PieceKind.REFUSAL]),
             finish_reason=self._finish_reason,
             prompt_tokens=_tokens(self._usage.get("prompt_tokens")),
             completion_tokens=_tokens(self._usage.get("completion_tokens")),
@@ -209,6 +209,7 @@ class Stream:
             raise RequestFailed("The answer ended before it was complete. See %vllm logs.")
 
     def _take(self, event: Mapping[str, Any]) -> list[Piece]:
+        """Add an event to the answer, and return its pieces."""
         usage = event.get("usage")
         self._usage = usage if usage and isinstance(usage, Mapping) else self._usage
         pieces: list[Piece] = []
@@ -220,7 +221,7 @@ class Stream:
             self._last = time.monotonic()
             self._first = self._first or self._last
         for piece in pieces:
-            self._said[piece.kind].append(piece.text)
+            self._texts[piece.kind].append(piece.text)
         return pieces
 
 
@@ -244,10 +245,8 @@ def body(
         "response_format": None if json_schema is None else _format(json_schema),
         **extra,
         "stream": True,  # always, so that an interrupt can end the request, and the first token can be timed
-        "stream_options": {
-            "include_usage": True,
-            "continuous_usage_stats": True,
-        },  # so that an interrupted answer has its usage too
+        # With the usage in each event, an interrupted answer has its usage too.
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
 
 
@@ -317,6 +316,7 @@ def _pieces(choice: Mapping[str, Any]) -> Iterator[Piece]:
 
 
 def _format(schema: Any) -> dict[str, Any]:
+    """Return the field ``response_format`` for a JSON schema or a pydantic model class."""
     if hasattr(schema, "model_json_schema"):
         schema = schema.model_json_schema()
     if not isinstance(schema, dict):

@@ -66,9 +66,9 @@ class RequestMethods:
         Raises:
             VllmMagicError: the openai package is not installed.
         """
-        made = self._connect().openai_client(self._verify)
-        self._clients.add(made)
-        return made
+        client = self._connect().openai_client(self._verify)
+        self._clients.add(client)
+        return client
 
     def async_client(self) -> openai.AsyncOpenAI:
         """Return the same for asyncio. This client is not closed at the end of the server."""
@@ -215,13 +215,14 @@ class RequestMethods:
         return pooling.classify(self._connect(), several, extra)
 
 
-def _answered(answer: Stream, *, stream: bool) -> Answer | Stream:
+def _answered(pieces: Stream, *, stream: bool) -> Answer | Stream:
+    """Return the stream itself if ``stream`` is True; else read it to its end, and return the whole answer."""
     if stream:
-        return answer
-    with answer:
-        for _ in answer:
+        return pieces
+    with pieces:
+        for _ in pieces:
             pass
-    return answer.answer
+    return pieces.answer
 
 
 def _several(texts: str | Sequence[str]) -> list[str]:

@@ -84,6 +84,7 @@ class Downloads:
 
 
 def _is_here(model: str) -> bool:
+    """Whether the model is a folder of this machine; True also if the folder's disk does not answer."""
     path = Path(model).absolute()
     try:
         return disk.call(path, os.path.exists, path)
@@ -98,6 +99,7 @@ def _arriving(folder: Path) -> tuple[int, bool, int | None]:
 
 
 def _total(folder: Path, done: int) -> int | None:
+    """Return the bytes of all weights, by an index in the cache; None if no index gives a sensible number."""
     for index in folder.glob(f"snapshots/*/{INDEX}"):
         content = _load(index)
         metadata = content.get("metadata") if isinstance(content, dict) else None

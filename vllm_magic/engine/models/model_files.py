@@ -67,11 +67,11 @@ def find(spec: ServerSpec, environ: Mapping[str, str]) -> Path | None:
 def snapshot(cache: Path, spec: ServerSpec) -> Path | None:
     """Return the folder of the model's revision in this cache; None if the revision is not in it."""
     try:
-        kept = cache / folder_name(spec.model)
+        cached = cache / folder_name(spec.model)
         revision = flags.value(spec.all_args, "--revision") or "main"
         if not _is_commit(revision):
-            revision = files.read_regular(kept / "refs" / revision, LARGEST_REF).decode().strip()
-        folder = kept / "snapshots" / revision
+            revision = files.read_regular(cached / "refs" / revision, LARGEST_REF).decode().strip()
+        folder = cached / "snapshots" / revision
         return folder if _is_commit(revision) and folder.is_dir() else None
     except (OSError, ValueError):  # also a name that no file can have
         return None
@@ -93,15 +93,15 @@ def json_object(raw: bytes, name: str) -> dict[str, Any]:
         NoEstimate: there is no JSON object.
     """
     try:
-        found = json.loads(raw)
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         where = (
             f": line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         )
         raise NoEstimate(f"{name} cannot be read as JSON{where}.") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise NoEstimate(f"{name} does not hold a JSON object.")
-    return found
+    return content
 
 
 def read_start(path: Path, count: int, skip: int = 0) -> tuple[bytes, int]:

@@ -27,9 +27,8 @@ USUAL: Mapping[Stage, float] = {
 # A stage is reported as late if it takes both times as long as before, and these seconds longer.
 LATE_FACTOR = 3.0
 LATE_BY = 10.0
-SOON = (
-    1.0  # seconds left at which a start that already takes longer than the earlier one is no longer estimated
-)
+# Seconds left, at which the end of a start that already takes longer than the earlier one is not estimated any more.
+SOON = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,5 +103,6 @@ class Pace:
 
 
 def _counted(progress: Progress) -> float:
+    """Return the share of the stage that is done, by the counts in the log."""
     done, of = progress.counted or (0, 0)
     return min(1.0, done / of) if of else 0.0

@@ -28,8 +28,8 @@ def earlier(spec: ServerSpec, *, warm: bool = False) -> dict[Stage, float]:
         spec: the server that is started.
         warm: whether the server starts from a spare; its stages take other times.
     """
-    found = _read(_file(spec, warm=warm))
-    times = {stage: found.get(stage.name) for stage in Stage}
+    stored = _read(_file(spec, warm=warm))
+    times = {stage: stored.get(stage.name) for stage in Stage}
     return {
         stage: float(seconds)
         for stage, seconds in times.items()
@@ -51,8 +51,8 @@ def keep(spec: ServerSpec, stages: Mapping[Stage, float], *, warm: bool = False)
 
 def models() -> list[str]:
     """Return the models that were started before, the latest first, each model once."""
-    found = [_read(name).get(MODEL_KEY) for name in cache.names(FOLDER_NAME)]
-    return list(dict.fromkeys(model for model in found if isinstance(model, str)))
+    stored = [_read(name).get(MODEL_KEY) for name in cache.names(FOLDER_NAME)]
+    return list(dict.fromkeys(model for model in stored if isinstance(model, str)))
 
 
 def _read(name: str) -> dict[str, object]:
@@ -64,5 +64,6 @@ def _read(name: str) -> dict[str, object]:
 
 
 def _file(spec: ServerSpec, *, warm: bool = False) -> str:
+    """Return the name of the file for all starts of this kind: with the same model, flags, GPUs and vLLM."""
     same = json.dumps([spec.model, spec.all_args, spec.gpus, spec.executable, *(["warm"] if warm else [])])
     return f"{hashlib.sha256(same.encode()).hexdigest()[:16]}.json"

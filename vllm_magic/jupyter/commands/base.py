@@ -20,7 +20,7 @@ ParsedT = TypeVar("ParsedT")
 
 @dataclass(frozen=True)
 class ServerName:
-    """The arguments of a command for one server; None for the only server."""
+    """The name of the server that a command is for; None for the only server."""
 
     name: str | None = None
 

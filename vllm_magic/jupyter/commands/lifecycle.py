@@ -60,6 +60,7 @@ class StartCommand(SubCommand[StartArguments]):
 
 
 def _start(context: Context, request: StartRequest) -> Server:
+    """Start a server, show the progress in the cell, and print what the user should know."""
     from vllm_magic.jupyter.display.progress import ProgressLine, ready
 
     line = ProgressLine(context.display_mode)
