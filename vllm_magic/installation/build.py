@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.children.child import ChildProcess
-from vllm_magic.errors import InstallFailed, VllmMagicError
+from vllm_magic.errors import InstallFailed, VllmMagicError, reason
 from vllm_magic.installation import faults, uv
 from vllm_magic.installation.plan import Backend
 from vllm_magic.installation.programs import ENVIRONMENT
 from vllm_magic.installation.progress import Step
+from vllm_magic.linux import disk
 
 if TYPE_CHECKING:
     from vllm_magic.installation.plan import InstallPlan
@@ -83,13 +84,25 @@ def check_wheels(plan: InstallPlan, wheels: Path) -> None:
         InstallFailed: it has not.
     """
     name = plan.package.replace("-", "_")
-    if not any(wheels.glob(f"{name}-{plan.version}[-+]*.whl")):
-        there = sorted({path.name.split("-")[1] for path in wheels.glob(f"{name}-*.whl")})
-        has = f"it has {', '.join(there)}" if there else "it has no wheel of vLLM"
+    try:
+        there = disk.call(wheels, _versions, wheels, name)
+    except OSError as error:
+        raise InstallFailed(
+            f"{wheels} cannot be read: {reason(error)}", "Check the folder of --from"
+        ) from None
+    if plan.version not in there:
+        has = f"it has {', '.join(sorted(there))}" if there else "it has no wheel of vLLM"
         raise InstallFailed(
             f"{wheels} has no wheel of {plan.package} {plan.version}: {has}",
             "Name the version that it has, or make the folder with %vllm install --download DIR on a machine with internet",
         )
+
+
+def _versions(wheels: Path, name: str) -> set[str]:
+    """Return the versions of a package in a folder of wheels, without the names of local builds."""
+    return {
+        path.name.split("-")[1].partition("+")[0] for path in wheels.iterdir() if path.match(f"{name}-*.whl")
+    }
 
 
 def pose_as_vllm(folder: Path, version: str) -> None:
@@ -187,7 +200,7 @@ class _UvBuild:
         self._programs.begin(Step.CHOOSE)
         words = self._pip("--dry-run", "--no-deps", "--torch-backend=cpu", torch)
         env = {**ENVIRONMENT, **self._env, "UV_HTTP_RETRIES": "0"}
-        return self._programs.ended(words, cwd=self._folder, env=env).exit_code == 0
+        return self._programs.result(words, cwd=self._folder, env=env).exit_code == 0
 
     def _install(self, *words: str) -> None:
         self._programs.begin(Step.CHOOSE)

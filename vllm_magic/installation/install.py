@@ -7,6 +7,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine import environments
 from vllm_magic.errors import InstallFailed, reason
 from vllm_magic.installation import build, proof, room, uv
 from vllm_magic.installation.programs import Programs
@@ -38,7 +39,7 @@ def install(
 
     Args:
         plan: what to install.
-        folder: the folder of the environment. The folder that it is in exists.
+        folder: the folder of the environment (`environments.new_path`).
         wheels: a folder with all packages (`wheelhouse`), for a machine without internet; None for the package index.
         report: called with the progress at least once a second, in this thread.
 
@@ -46,11 +47,13 @@ def install(
         InstallFailed: vLLM could not be installed, or does not work here. The message says why, and what to do.
     """
     folder = folder.absolute()
+    wheels = None if wheels is None else wheels.absolute()
     _check_parent(folder)
     shared = SharedProgress(folder, report)
     with shared.alone():
         if not _is_proved(folder):
-            _check_removable(folder)
+            if not shared.was_cut_off():
+                _check_removable(folder)
             _remove(folder)
             _install(plan, folder, wheels, shared)
     report(InstallProgress(Step.DONE, expected=plan.download))
@@ -117,7 +120,7 @@ def _check_removable(folder: Path) -> None:
         raise InstallFailed(
             f"{folder} cannot be used: {reason(error)}", "Install into another folder: --into DIR"
         ) from None
-    if names and not {"pyvenv.cfg", proof.MARKER} & names:
+    if names and not {"pyvenv.cfg", environments.PROOF} & names:
         raise InstallFailed(
             f"{folder} is there already, and is no environment of Python",
             "Move it away, or install into another folder: --into DIR",
@@ -142,5 +145,7 @@ def _remove(folder: Path) -> None:
 
 def _remove_tree(folder: Path) -> None:
     if folder.exists():
-        (folder / proof.MARKER).unlink(missing_ok=True)  # first: what is half removed is not used either
+        (folder / environments.PROOF).unlink(
+            missing_ok=True
+        )  # first: what is half removed is not used either
         shutil.rmtree(folder)

@@ -114,11 +114,11 @@ class Programs:
         Raises:
             InstallFailed: the program cannot be run, or has failed.
         """
-        ended = self.ended(words, cwd=cwd, env={**ENVIRONMENT, **(env or {})}, unfinished=unfinished)
-        if ended.exit_code != 0:
-            raise faults.explain(ended.lines, ended.exit_code or 0, PurePath(words[0]).name)
+        result = self.result(words, cwd=cwd, env={**ENVIRONMENT, **(env or {})}, unfinished=unfinished)
+        if result.exit_code != 0:
+            raise faults.explain(result.lines, result.exit_code or 0, PurePath(words[0]).name)
 
-    def ended(
+    def result(
         self,
         words: Sequence[str],
         *,

@@ -6,15 +6,14 @@ that the first start knows them.
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_magic.children import flag_reading
+from vllm_magic.engine import environments
 from vllm_magic.engine.failures import explanations
-from vllm_magic.errors import InstallFailed, reason
-from vllm_magic.installation import faults
+from vllm_magic.errors import InstallFailed, VllmMagicError
+from vllm_magic.installation import faults, proof_child
 from vllm_magic.installation.plan import Backend
 from vllm_magic.installation.progress import Step
 from vllm_magic.linux import disk
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
     from vllm_magic.installation.plan import InstallPlan
     from vllm_magic.installation.programs import ProgramResult, Programs
 
-MARKER = "proved.json"
 CHECK_LIMIT = (
     1800.0  # seconds for the checks in one process; a first import from a cold network disk takes minutes
 )
-_CHILD = Path(__file__).with_name("proof_child.py")
+_CHILD = Path(proof_child.__file__)
 # No check needs the network, and none is to be counted as a use of vLLM.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -50,7 +48,7 @@ def is_proved(folder: Path) -> bool:
 
 
 def _has_all(folder: Path) -> bool:
-    return all((folder / name).exists() for name in (MARKER, "bin/python", "bin/vllm"))
+    return all((folder / name).exists() for name in (environments.PROOF, "bin/python", "bin/vllm"))
 
 
 def prove(plan: InstallPlan, folder: Path, programs: Programs) -> None:
@@ -61,7 +59,7 @@ def prove(plan: InstallPlan, folder: Path, programs: Programs) -> None:
     """
     python, executable = str(folder / "bin/python"), str(folder / "bin/vllm")
     device = "cpu" if plan.backend is Backend.CPU else "cuda"
-    _check(programs, [python, "-u", str(_CHILD), device], folder, "import vllm")
+    _check(programs, [python, str(_CHILD), device], folder, "import vllm")
     _check(programs, [executable, "serve", "--help"], folder, "vllm serve --help")
     programs.begin(Step.PROVE, "read the flags of vLLM")
     flag_reading.read(executable)
@@ -69,29 +67,31 @@ def prove(plan: InstallPlan, folder: Path, programs: Programs) -> None:
 
 def _check(programs: Programs, words: Sequence[str], folder: Path, name: str) -> None:
     programs.begin(Step.PROVE, name)
-    ended = programs.ended(words, cwd=folder, env=_ENVIRONMENT, limit=CHECK_LIMIT, observe=_detail(programs))
-    if ended.exit_code != 0:
-        raise _failure(programs.progress.detail, ended)
+    result = programs.result(
+        words, cwd=folder, env=_ENVIRONMENT, limit=CHECK_LIMIT, observe=_detail(programs)
+    )
+    if result.exit_code != 0:
+        raise _failure(programs.progress.detail, result)
 
 
 def _detail(programs: Programs) -> Callable[[str], None]:
     def observe(line: str) -> None:
-        if line.startswith('{"check"'):
-            programs.begin(Step.PROVE, str(json.loads(line)["check"]))
+        if line.startswith(proof_child.PREFIX):
+            programs.begin(Step.PROVE, line.removeprefix(proof_child.PREFIX))
 
     return observe
 
 
-def _failure(name: str, ended: ProgramResult) -> InstallFailed:
-    lines = [line for line in ended.lines if not line.startswith('{"check"')]
+def _failure(name: str, result: ProgramResult) -> InstallFailed:
+    lines = [line for line in result.lines if not line.startswith(proof_child.PREFIX)]
     said = lines[-faults.SHOWN_LINES :]
-    if ended.exit_code is None:
+    if result.exit_code is None:
         return InstallFailed(
             f"vLLM was installed, and the check of it ({name}) did not end within {CHECK_LIMIT / 60:.0f} minutes",
             "A slow disk may be the reason: install into a folder on a disk of this machine, --into DIR",
             said,
         )
-    code = 128 - ended.exit_code if ended.exit_code > 128 else ended.exit_code  # noqa: PLR2004 - a signal
+    code = 128 - result.exit_code if result.exit_code > 128 else result.exit_code  # noqa: PLR2004 - a signal
     found = explanations.explain(lines, code)
     return InstallFailed(
         f"vLLM was installed, and does not work here ({name}): {found.cause}",
@@ -104,26 +104,15 @@ def write(plan: InstallPlan, folder: Path) -> None:
     """Write that the environment is proved. From now on starts may use it.
 
     Raises:
-        InstallFailed: the file cannot be written.
+        InstallFailed: the proof cannot be written.
     """
-    content = {
-        "path": str(folder),
-        "version": plan.version,
-        "package": plan.package,
-        "python": plan.python,
-        "backend": plan.backend.value,
-        "executable": str(folder / "bin/vllm"),
-        "when": time.time(),
-    }
     try:
-        disk.call(folder, _replace, folder / MARKER, json.dumps(content).encode())
-    except OSError as error:
-        raise InstallFailed(
-            f"{folder / MARKER} cannot be written: {reason(error)}", "Install into another folder: --into DIR"
-        ) from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(data)
-    new.replace(path)
+        environments.write_proof(
+            folder,
+            version=plan.version,
+            package=plan.package,
+            python=plan.python,
+            backend=plan.backend.value,
+        )
+    except VllmMagicError as error:
+        raise InstallFailed(str(error).rstrip("."), "Install into another folder: --into DIR") from None

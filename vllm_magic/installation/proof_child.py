@@ -1,13 +1,14 @@
 """Entry point of the process that proves an environment: ``python proof_child.py cpu`` or ``python proof_child.py cuda``.
 
-This process runs in the Python of the environment, so it imports no module of vllm_magic. It prints a line of JSON before each
-check. The first check that fails ends it with a traceback.
+This process runs in the Python of the environment, so it imports no module of vllm_magic. It prints a line before each check. The
+first check that fails ends it with a traceback.
 """
 
 import importlib
-import json
 import sys
 from typing import Any
+
+PREFIX = "vllm_magic checks: "
 
 
 def main(device: str) -> None:
@@ -52,7 +53,7 @@ def run(kernel: Any, torch: Any, device: str, dtype: Any) -> None:
 
 def check(name: str) -> None:
     """Print what is checked next, as one line for the kernel."""
-    print(json.dumps({"check": name}), flush=True)  # noqa: T201 - into a pipe
+    print(f"{PREFIX}{name}", flush=True)  # noqa: T201 - into a pipe
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InstallFailed, reason
@@ -32,36 +31,40 @@ def check(plan: InstallPlan, folder: Path, cache: Path | None) -> None:
     Raises:
         InstallFailed: a disk is too small, or does not answer; the message says which one.
     """
-    needs: dict[int, int] = defaultdict(int)
-    paths: dict[int, Path] = {}
+    way_out = "Install into a folder on another disk: --into DIR"
     try:
-        for path, size in _needs(plan, folder, cache):
-            device = disk.call(path, _device, path)
-            needs[device] += size
-            paths.setdefault(device, path)
-        for device, path in paths.items():
-            free = disk.call(path, _free, path)
-            if free is not None and free < needs[device] + MARGIN:
-                _refuse(plan, path, needs[device] + MARGIN, free, folder)
-    except InstallFailed:
-        raise
+        needs = _needs(plan, folder, cache)
     except OSError as error:
-        raise InstallFailed(
-            f"The disk of {folder} cannot be used: {reason(error)}", "Install into another folder: --into DIR"
-        ) from None
+        raise InstallFailed(f"The disk of {folder} cannot be used: {reason(error)}", way_out) from None
+    for path, size in needs:
+        if path == folder:
+            _check(path, size, f"vLLM {plan.version} needs", way_out)
+        else:
+            _check(
+                path,
+                size,
+                f"uv's cache for vLLM {plan.version} needs",
+                "Set UV_CACHE_DIR to a folder on another disk",
+            )
 
 
-def _refuse(plan: InstallPlan, path: Path, needed: int, free: int, folder: Path) -> None:
-    where = "" if path == folder else " (uv's cache)"
-    way_out = (
-        "Install into a folder on another disk: --into DIR"
-        if path == folder
-        else "Set UV_CACHE_DIR to a folder on another disk"
-    )
-    raise InstallFailed(
-        f"vLLM {plan.version} needs {gib(needed, 1)} on the disk of {path}{where}, which has {gib(free, 1)} free",
-        f"{way_out}, or free some space",
-    )
+def check_wheels(plan: InstallPlan, folder: Path) -> None:
+    """Check that the disk of a folder has room for the wheels of the plan.
+
+    Raises:
+        InstallFailed: it has not, or does not answer.
+    """
+    _check(folder, plan.download, "The download needs", "Name a folder on another disk")
+
+
+def _check(path: Path, size: int, beginning: str, way_out: str) -> None:
+    try:
+        free = disk.call(path, _free, path)
+    except OSError as error:
+        raise InstallFailed(f"The disk of {path} cannot be used: {reason(error)}", way_out) from None
+    if free is not None and free < size + MARGIN:
+        needed = f"{gib(size + MARGIN, 1)} on the disk of {path}, which has {gib(free, 1)} free"
+        raise InstallFailed(f"{beginning} {needed}", f"{way_out}, or free some space")
 
 
 def _needs(plan: InstallPlan, folder: Path, cache: Path | None) -> list[tuple[Path, int]]:

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from vllm_magic.engine import environments
 from vllm_magic.errors import InstallFailed, reason
 from vllm_magic.installation.progress import InstallProgress, from_json, to_json
 from vllm_magic.linux import disk, files, forks
@@ -35,7 +36,7 @@ class SharedProgress:
     """
 
     def __init__(self, folder: Path, report: Callable[[InstallProgress], None]) -> None:
-        self._lock = folder.with_name(f".{folder.name}.lock")
+        self._lock = environments.lock_path(folder)
         self._file = folder.with_name(f".{folder.name}.progress")
         self._report = report
         self._written = 0.0
@@ -73,6 +74,13 @@ class SharedProgress:
                 f"{self._lock.parent} cannot be written: {reason(error)}",
                 "Install into another folder: --into DIR",
             ) from None
+
+    def was_cut_off(self) -> bool:
+        """Whether an earlier installation into this folder was killed: it has left its progress."""
+        try:
+            return disk.call(self._file, os.path.exists, self._file)
+        except OSError:
+            return False
 
     def show(self, progress: InstallProgress) -> None:
         """Report the progress, and write it for other kernels, not too often."""
