@@ -239,15 +239,21 @@ def _install(arguments: argparse.Namespace) -> int:
         result = environments.listed() if arguments.list else environments.remove(arguments.remove)
         _print(repr(result.view()).splitlines())
         return DONE
-    with _probe() as probe:
-        planned = new_environment.plan(
-            arguments.version, probe, cpu=arguments.cpu, pre=arguments.pre, into=arguments.into
+    kinds = {"cpu": arguments.cpu, "pre": arguments.pre}
+    report = _StepLines().report
+    if arguments.download is not None or arguments.machine is not None:
+        downloaded = new_environment.download(
+            arguments.version, arguments.machine, arguments.download, report=report, **kinds
         )
+        _print(repr(downloaded.view()).splitlines())
+        return DONE
+    with _probe() as probe:
+        planned = new_environment.plan(arguments.version, probe, into=arguments.into, **kinds)
     _print(repr(planned.view()).splitlines())
     if arguments.dry_run:
         return DONE
     wheels = Path(home.expanded(arguments.wheels)) if arguments.wheels else None
-    _print(repr(new_environment.make(planned, wheels=wheels, report=_StepLines().report).view()).splitlines())
+    _print(repr(new_environment.make(planned, wheels=wheels, report=report).view()).splitlines())
     return DONE
 
 

@@ -74,6 +74,11 @@ class TestRefusals:
         with pytest.raises(VllmMagicError, match=r"--into .* cannot be used"):
             shell.run_line_magic("vllm", f"install --into {tmp_path}/file/folder")
 
+    @pytest.mark.parametrize("line", ["--download wheels", "--for python=3.12"])
+    def test_a_folder_and_a_machine_belong_together(self, shell, line):
+        with pytest.raises(UsageError, match="--download DIR and --for MACHINE belong together"):
+            shell.run_line_magic("vllm", f"install {line}")
+
     def test_what_is_not_installed_cannot_be_removed(self, shell):
         with pytest.raises(UsageError, match=r"There is no environment 0\.1\. There are no others either\."):
             shell.run_line_magic("vllm", "install --remove 0.1")

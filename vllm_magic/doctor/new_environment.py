@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 from vllm_magic import arguments, durations
 from vllm_magic.doctor import environments
 from vllm_magic.engine.environments import new_path
+from vllm_magic.errors import InvalidOption
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.installation import decision, machine_facts, uv
+from vllm_magic.installation import decision, machine_facts, named_machine, uv, wheelhouse
 from vllm_magic.installation import install as installation
+from vllm_magic.linux import home
 from vllm_magic.notation import written
 from vllm_magic.view import View, Viewable
 
@@ -71,6 +74,30 @@ class NewEnvironment(Viewable):
         return View(headline, lines=(line,))
 
 
+@dataclass(frozen=True)
+class DownloadedWheels(Viewable):
+    """The packages of an environment for another machine.
+
+    Attributes:
+        plan: the vLLM that was chosen for that machine.
+        folder: the folder of the packages.
+    """
+
+    plan: InstallPlan
+    folder: Path
+
+    def view(self) -> View:
+        """Return what was downloaded, and what to do on the other machine."""
+        command = f"%vllm install {self.plan.version} --from {shlex.quote(str(self.folder))}"
+        return View(
+            f"All packages of vLLM {self.plan.version} are in {self.folder}.",
+            lines=(
+                *self.plan.reasons,
+                written(f"Copy the folder to the other machine, and there: {command}"),
+            ),
+        )
+
+
 def plan(
     version: str | None, probe: Probe, *, cpu: bool = False, pre: bool = False, into: str | None = None
 ) -> PlannedEnvironment:
@@ -91,6 +118,44 @@ def plan(
     facts = machine_facts.read(probe, parent, uv.find())
     chosen = decision.decide(facts, version, cpu=cpu, pre=pre)
     return PlannedEnvironment(chosen, parent / chosen.name)
+
+
+def download(
+    version: str | None,
+    machine: str | None,
+    folder: str | None,
+    *,
+    cpu: bool = False,
+    pre: bool = False,
+    report: Callable[[InstallProgress], None] = lambda _: None,
+) -> DownloadedWheels:
+    """Download all packages that another machine needs, for an installation without internet there.
+
+    Args:
+        version: the version of vLLM, or its beginning; None for the newest that works there.
+        machine: the facts of that machine (`installation.named_machine`).
+        folder: the folder for the packages.
+        cpu: whether the build for the CPU is wanted although there is a GPU.
+        pre: whether a pre-release may be chosen.
+        report: called with the progress at least once a second, in this thread.
+
+    Raises:
+        InvalidOption: the machine or the folder is missing, or the machine is not described well.
+        InstallError: no vLLM fits that machine.
+        InstallFailed: the packages could not be downloaded.
+    """
+    if machine is None or folder is None:
+        raise InvalidOption(
+            "--download DIR and --for MACHINE belong together: the packages are for that machine. "
+            f"Example: --download wheels --for {named_machine.EXAMPLE}"
+        )
+    facts = named_machine.parse(machine)
+    chosen = decision.decide(facts, version, cpu=cpu, pre=pre)
+    path = Path(home.expanded(folder)).absolute()
+    assert facts.glibc is not None  # noqa: S101 - a named machine has one
+    target = wheelhouse.TargetMachine(facts.machine, facts.glibc[1])
+    wheelhouse.download(chosen, path, target, report)
+    return DownloadedWheels(chosen, path)
 
 
 def make(

@@ -119,7 +119,7 @@ def read(probe: Probe, folder: Path, uv: str | None = None) -> InstallationFacts
         machine=platform.machine(),
         glibc=_glibc(),
         driver=driver,
-        cuda=cuda or _cuda_of(driver),
+        cuda=cuda or cuda_of(driver),
         gpus=gpus,
         gpu_problem="" if gpus else snapshot.problem or "no GPU is seen",
         has_nvidia_device=_has_nvidia_device(),
@@ -152,7 +152,7 @@ def parse_nvidia_smi(text: str) -> tuple[str | None, Number | None, tuple[FoundG
     return (rows[0][0] if rows else None), None, gpus
 
 
-def _cuda_of(driver: str | None) -> Number | None:
+def cuda_of(driver: str | None) -> Number | None:
     """Return the newest CUDA that a driver runs, from its version; None for an older driver than those of CUDA 11."""
     found = re.match(r"\d+", driver or "")
     branch = int(found[0]) if found else 0

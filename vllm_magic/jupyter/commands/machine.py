@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,8 @@ class InstallArguments:
         pre: whether a pre-release may be chosen.
         into: the folder for the environment; None for the main folder.
         wheels: a folder with all packages; None for the package index.
+        download: a folder into which all packages for another machine are downloaded; None to download none.
+        machine: that machine; None without ``download``.
         list: whether the environments are listed.
         remove: the version whose environment is removed; None to remove none.
     """
@@ -136,6 +138,8 @@ class InstallArguments:
     pre: bool = False
     into: str | None = None
     wheels: str | None = None
+    download: str | None = None
+    machine: str | None = None
     list: bool = False
     remove: str | None = None
 
@@ -147,46 +151,48 @@ class InstallCommand(SubCommand[InstallArguments]):
     declaration = shared.INSTALL
 
     def run(self, context: Context, arguments: InstallArguments) -> View:
-        """Install, list or remove an environment, or show what would be installed."""
-        from vllm_magic.doctor import environments, new_environment
-        from vllm_magic.jupyter.display.progress import new_line
-        from vllm_magic.linux import home
-        from vllm_magic.view import View
+        """Install, list or remove an environment, show what would be installed, or download packages for another machine."""
+        from vllm_magic.doctor import environments
 
         if arguments.list:
             return environments.listed(context.executable).view()
         if arguments.remove is not None:
             return environments.remove(arguments.remove, context.executable).view()
-        planned = new_environment.plan(
-            arguments.version,
-            context.manager.probe,
-            cpu=arguments.cpu,
-            pre=arguments.pre,
-            into=arguments.into,
-        )
-        if arguments.dry_run:
-            return planned.view()
+        return self._install(context, arguments)
+
+    def _install(self, context: Context, arguments: InstallArguments) -> View:
+        from vllm_magic.doctor import new_environment
+        from vllm_magic.jupyter.display.progress import new_line
+        from vllm_magic.linux import home
+
         line = new_line(context.display_mode)
 
         def report(progress: InstallProgress) -> None:
             share = min(1.0, progress.done / progress.total) if progress.total else None
-            line.show(f"vLLM {planned.plan.version}: {progress.text}", share)
+            line.show(progress.text, share)
 
+        kinds = {"cpu": arguments.cpu, "pre": arguments.pre}
         try:
-            installed = new_environment.make(
-                planned,
-                wheels=Path(home.expanded(arguments.wheels)) if arguments.wheels else None,
-                wanted=context.executable,
-                report=report,
+            if arguments.download is not None or arguments.machine is not None:
+                return new_environment.download(
+                    arguments.version, arguments.machine, arguments.download, report=report, **kinds
+                ).view()
+            planned = new_environment.plan(
+                arguments.version, context.manager.probe, into=arguments.into, **kinds
             )
+            if arguments.dry_run:
+                return planned.view()
+            wheels = Path(home.expanded(arguments.wheels)) if arguments.wheels else None
+            installed = new_environment.make(
+                planned, wheels=wheels, wanted=context.executable, report=report
+            ).view()
         except KeyboardInterrupt:
             raise VllmMagicError(
                 "Interrupted: nothing of the installation is left but complete downloads, which the next one uses."
             ) from None
         finally:
             line.finish("")
-        result = installed.view()
-        return View(result.headline, lines=(*result.lines, *planned.plan.reasons))
+        return replace(installed, lines=(*installed.lines, *planned.plan.reasons))
 
 
 @dataclass(frozen=True)
