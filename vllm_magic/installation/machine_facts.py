@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -18,19 +17,21 @@ from typing import TYPE_CHECKING
 from vllm_magic.children.child import ChildProcess
 from vllm_magic.errors import VllmMagicError
 from vllm_magic.installation.releases import DRIVER_OF, Number
-from vllm_magic.linux import disk
+from vllm_magic.linux import disk, home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from vllm_magic.gpu.devices import Snapshot
     from vllm_magic.gpu.probe import Probe
 
-_UV_LIMIT = 5.0  # seconds for uv to list the Pythons; it runs each that it has not seen before
 _SMI_LIMIT = 10.0  # seconds for nvidia-smi, which may have to initialise the driver
 _DISK_LIMIT = 2.0  # seconds for a disk to tell its free space
 _LONGEST_ANSWER = 2**20  # bytes
 _MINORS = range(9, 16)  # of Python 3
+# The folder of a Python that uv has installed. The wheels are not for PyPy, nor for a Python without its global lock
+# (cpython-3.13.0+freethreaded-...).
+_BY_UV = re.compile(r"cpython-(\d+)\.(\d+)\.\d+-linux-[\w-]+")
 _NVIDIA = "0x10de"  # the vendor of a PCI device
 _DISPLAYS = ("0x0300", "0x0302")  # the classes of PCI devices that are GPUs: VGA controller, 3D controller
 _PCI = Path("/sys/bus/pci/devices")
@@ -185,32 +186,38 @@ def _is_nvidia_gpu(device: Path) -> bool:
 
 
 def _pythons(uv: str | None) -> tuple[FoundPython, ...]:
-    """Return the Pythons at hand, that of this process first, each version once."""
+    """Return the Pythons at hand, that of this process first, each version once.
+
+    ``uv python list`` would run each of them, which takes more than a second where pyenv is installed.
+    """
     include = Path(sysconfig.get_path("include"), "Python.h")
-    found = [FoundPython((sys.version_info[0], sys.version_info[1]), sys.executable, include.exists())]
-    listed = _uv_pythons(uv) if uv else None
-    by_version = {python.version: python for python in (*found, *(listed or _pythons_on_path()))}
-    by_version[found[0].version] = found[0]
+    own = FoundPython((sys.version_info[0], sys.version_info[1]), sys.executable, include.exists())
+    found = [own, *(_installed_by_uv() if uv else ()), *_pythons_on_path()]
+    by_version: dict[Number, FoundPython] = {}
+    for one in found:
+        by_version.setdefault(one.version, one)
     return tuple(by_version.values())
 
 
-def _uv_pythons(uv: str) -> list[FoundPython] | None:
-    """Return the Pythons that uv finds; None if uv does not answer."""
-    words = [uv, "python", "list", "--only-installed", "--output-format", "json", "--offline", "--no-config"]
-    try:
-        listed = json.loads(_output(words, _UV_LIMIT) or "null")
-        return None if listed is None else list(_from_uv(listed))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+def _installed_by_uv() -> list[FoundPython]:
+    """Return the Pythons that uv has installed, from the names of their folders (``uv python dir``)."""
+    with suppress(OSError):
+        folder = os.environ.get("UV_PYTHON_INSTALL_DIR")
+        data = os.environ.get("XDG_DATA_HOME") or home.expanded("~/.local/share")
+        path = Path(folder or Path(data, "uv", "python")).absolute()
+        return list(disk.call(path, _installed_in, path, limit=_DISK_LIMIT))
+    return []
 
 
-def _from_uv(listed: Iterable[dict[str, object]]) -> Iterator[FoundPython]:
-    for one in listed:
-        version = _number(str(one["version"]))
-        # The wheels are not for PyPy, nor for a Python without its global lock.
-        if version and one["implementation"] == "cpython" and one.get("variant", "default") == "default":
-            path = str(one["path"])
-            yield FoundPython(version, path, _has_headers(path, version))
+def _installed_in(folder: Path) -> list[FoundPython]:
+    found = []
+    for one in folder.iterdir():
+        match = _BY_UV.fullmatch(one.name)
+        if match:
+            version = int(match[1]), int(match[2])
+            path = str(one / "bin" / f"python{version[0]}.{version[1]}")
+            found.append(FoundPython(version, path, _has_headers(path, version)))
+    return found
 
 
 def _pythons_on_path() -> Iterator[FoundPython]:

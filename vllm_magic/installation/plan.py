@@ -21,6 +21,7 @@ class Backend(str, Enum):
     CUDA_12_8 = "cu128"
     CUDA_12_9 = "cu129"
     CUDA_13_0 = "cu130"
+    CUDA_13_2 = "cu132"
 
 
 @dataclass(frozen=True)

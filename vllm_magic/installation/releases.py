@@ -3,8 +3,8 @@
 Sources of the columns:
 
 - Python: ``Requires-Python`` in the package index, read on 2026-11-30.
-- glibc: the largest of what the wheels of vLLM, of its torch and of its dependencies need (uv resolves the first of each group
-  of rows for that glibc and no older one). vLLM's own tag is not enough: 0.22 and newer are tagged 2.28, and need llguidance 1.7,
+- glibc: the largest of what the wheels of vLLM, of its torch and of its dependencies need. uv has resolved 0.8.5, 0.9.2, 0.10.2,
+  0.11.2, 0.12.0, 0.14.1, 0.19.1, 0.20.0, 0.21.0, 0.24.0, 0.26.0, 0.30.0 and 0.33.0 for that glibc. vLLM's own tag is not enough: 0.22 and newer are tagged 2.28, and need llguidance 1.7,
   which has wheels for 2.31 only, and on aarch64 tilelang, which has wheels for 2.34 only; 0.8.5 to 0.11 are tagged 2.17
   (manylinux1), and xformers 0.0.29 and torch 2.7 and newer have wheels for 2.28 only.
 - torch: ``Requires-Dist`` of vLLM. Its CUDA: ``Requires-Dist`` of torch (nvidia-cuda-runtime-cu12, cuda-toolkit).
