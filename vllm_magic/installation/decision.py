@@ -169,7 +169,7 @@ def _obstacles(release: VllmRelease, facts: InstallationFacts, gpus: Sequence[Fo
                 "use a newer system, or a container of one",
             )
         )
-    if _python(release, facts) is None:
+    if python_for(release, facts) is None:
         found.append(
             _Obstacle(
                 _Kind.PYTHON,
@@ -251,7 +251,7 @@ def _build(release: VllmRelease, facts: InstallationFacts, gpus: Sequence[FoundG
     return next(one for one in _builds(release, facts) if _runs(facts, one) and _has_kernels(one, newest))
 
 
-def _python(release: VllmRelease, facts: InstallationFacts) -> Number | None:
+def python_for(release: VllmRelease, facts: InstallationFacts) -> Number | None:
     """Return the Python for a release; None if no Python fits, and uv is not there to bring one.
 
     Triton and torch.compile compile C code at the first start, and need the header files of Python. Distributions put them in a
@@ -420,7 +420,7 @@ def _why_another_python(plan: InstallPlan, release: VllmRelease, facts: Installa
 def _plan(
     release: VllmRelease, facts: InstallationFacts, gpus: Sequence[FoundGpu], reasons: tuple[str, ...]
 ) -> InstallPlan:
-    build, python = _build(release, facts, gpus), _python(release, facts)
+    build, python = _build(release, facts, gpus), python_for(release, facts)
     return InstallPlan(
         version=release.version,
         package=release.package,
