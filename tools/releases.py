@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_magic.errors import InstallError
+from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
 from vllm_magic.installation.resolution import Target, read
 
@@ -51,7 +51,7 @@ def _newer(uv: str, newest: VllmRelease) -> list[VllmRelease]:
         limit = f",<{found[-1].version}" if found else ""
         try:
             found.append(read(uv, newest.package, f">{newest.version}{limit}", target))
-        except InstallError as error:
+        except NoVllmFits as error:
             if "no version" not in str(error) and "only" not in str(error):
                 _say(f"{newest.package}: {error}")
             return found
@@ -75,7 +75,7 @@ def _least_glibc(uv: str, release: VllmRelease, machine: str) -> Number | None:
 def _resolves(uv: str, release: VllmRelease, target: Target) -> bool:
     try:
         read(uv, release.package, f"=={release.version}", target)
-    except InstallError:
+    except NoVllmFits:
         return False
     return True
 
@@ -85,7 +85,7 @@ def _compare(uv: str, row: VllmRelease) -> None:
     target = Target(releases.X86_64, row.glibc[releases.X86_64], PYTHON)
     try:
         found = read(uv, row.package, f"=={row.version}", target)
-    except InstallError as error:
+    except NoVllmFits as error:
         _say(f"{row.package} {row.version}: {error}")
         return
     for name, ours, theirs in (

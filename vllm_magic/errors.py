@@ -10,7 +10,7 @@
     ├── ServerNotFound         no server has this name (also a LookupError)
     ├── NotEnoughMemory        the GPUs have too little free memory
     ├── NoEstimate             the memory that a model needs cannot be estimated
-    ├── InstallError           no vLLM can be installed on this machine
+    ├── NoVllmFits             no vLLM can be installed on this machine
     ├── ServerFailed           the server ended by itself
     │   └── StartFailed        the server ended before it was ready
     │       ├── StartTimeout       the server was not ready in time
@@ -216,7 +216,7 @@ class NoEstimate(VllmMagicError):
         self.reason = written(one_line(reason))
 
 
-class InstallError(VllmMagicError):
+class NoVllmFits(VllmMagicError):
     """No vLLM can be installed on this machine, or not the one that the user asks for. Nothing was downloaded."""
 
 

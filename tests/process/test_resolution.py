@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.installation.test_resolution import FACTS, LOCK, TARGET
-from vllm_magic.errors import InstallError
+from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
 from vllm_magic.installation.decision import decide
 from vllm_magic.installation.resolution import known_releases, read
@@ -80,7 +80,7 @@ def test_what_uv_says_is_shown_without_passwords(tmp_path: Path) -> None:
     uv = fake_uv(
         tmp_path, "echo 'error: Failed to fetch: `https://me:hunter22@index.example/simple/`' >&2; exit 2"
     )
-    with pytest.raises(InstallError) as refused:
+    with pytest.raises(NoVllmFits) as refused:
         known_releases("0.34.0", replace(FACTS, uv=uv), cpu=False, pre=False)
     said = str(refused.value)
     assert "this vllm_magic knows 0.8.5 to 0.33.0" in said
@@ -90,5 +90,5 @@ def test_what_uv_says_is_shown_without_passwords(tmp_path: Path) -> None:
 
 def test_a_uv_that_hangs(tmp_path: Path) -> None:
     uv = fake_uv(tmp_path, "exec sleep 1000")
-    with pytest.raises(InstallError, match="uv has not answered within 1 s"):
+    with pytest.raises(NoVllmFits, match="uv has not answered within 1 s"):
         read(uv, "vllm", "", TARGET, limit=1.0)

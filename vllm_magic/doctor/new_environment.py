@@ -13,7 +13,7 @@ from vllm_magic.doctor import environments
 from vllm_magic.engine.environments import new_path
 from vllm_magic.errors import InvalidOption
 from vllm_magic.gpu.probe import Probe
-from vllm_magic.installation import decision, machine_facts, named_machine, uv, wheelhouse
+from vllm_magic.installation import decision, machine_facts, named_machine, resolution, uv, wheelhouse
 from vllm_magic.installation import install as installation
 from vllm_magic.linux import home
 from vllm_magic.notation import written
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm_magic.doctor.environments import EnvironmentUse
+    from vllm_magic.installation.machine_facts import InstallationFacts
     from vllm_magic.installation.plan import InstallPlan
     from vllm_magic.installation.progress import InstallProgress
 
@@ -111,13 +112,18 @@ def plan(
         into: the folder of the user for the environment; None for the main folder.
 
     Raises:
-        InstallError: no vLLM fits this machine; the message says why, and what to do.
+        NoVllmFits: no vLLM fits this machine; the message says why, and what to do.
         VllmMagicError: the folder cannot be used.
     """
     parent = new_path("new", into).parent
     facts = machine_facts.read(probe, parent, uv.find())
-    chosen = decision.decide(facts, version, cpu=cpu, pre=pre)
+    chosen = _chosen(facts, version, cpu=cpu, pre=pre)
     return PlannedEnvironment(chosen, parent / chosen.name)
+
+
+def _chosen(facts: InstallationFacts, version: str | None, *, cpu: bool, pre: bool) -> InstallPlan:
+    known = resolution.known_releases(version, facts, cpu=cpu, pre=pre)
+    return decision.decide(facts, version, cpu=cpu, pre=pre, known=known)
 
 
 def download(
@@ -141,7 +147,7 @@ def download(
 
     Raises:
         InvalidOption: the machine or the folder is missing, or the machine is not described well.
-        InstallError: no vLLM fits that machine.
+        NoVllmFits: no vLLM fits that machine.
         InstallFailed: the packages could not be downloaded.
     """
     if machine is None or folder is None:
@@ -150,7 +156,7 @@ def download(
             f"Example: --download wheels --for {named_machine.EXAMPLE}"
         )
     facts = named_machine.parse(machine)
-    chosen = decision.decide(facts, version, cpu=cpu, pre=pre)
+    chosen = _chosen(facts, version, cpu=cpu, pre=pre)
     path = Path(home.expanded(folder)).absolute()
     assert facts.glibc is not None  # noqa: S101 - a named machine has one
     target = wheelhouse.TargetMachine(facts.machine, facts.glibc[1])
@@ -203,7 +209,7 @@ def install(
         report: called with the progress at least once a second.
 
     Raises:
-        InstallError: no vLLM fits this machine; the message says why, and what to do.
+        NoVllmFits: no vLLM fits this machine; the message says why, and what to do.
         InstallFailed: vLLM could not be installed, or does not work here.
         VllmMagicError: a folder cannot be used.
 

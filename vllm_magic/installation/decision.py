@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from vllm_magic.errors import InstallError
+from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
 from vllm_magic.installation.plan import Backend, InstallPlan
 from vllm_magic.sizes import gib
@@ -81,7 +81,7 @@ def decide(
         known: the releases to choose from.
 
     Raises:
-        InstallError: nothing fits; the message says why, what to do, and which version comes nearest.
+        NoVllmFits: nothing fits; the message says why, what to do, and which version comes nearest.
     """
     _check_system(facts)
     is_for_cpu = cpu or not facts.gpus
@@ -111,12 +111,12 @@ def decide(
 
 def _check_system(facts: InstallationFacts) -> None:
     if facts.machine not in _ARCHITECTURES:
-        raise InstallError(
+        raise NoVllmFits(
             f"vLLM has wheels for {' and '.join(_ARCHITECTURES)}, and this machine is {facts.machine}. "
             "Build vLLM from its source, or use another machine."
         )
     if facts.glibc is None:
-        raise InstallError(
+        raise NoVllmFits(
             "vLLM and torch have wheels for glibc only, and this system has another C library (musl, as Alpine Linux). "
             "Use a system with glibc: a container of Debian or Ubuntu, for example."
         )
@@ -125,7 +125,7 @@ def _check_system(facts: InstallationFacts) -> None:
 def _check_for_lost_gpu(facts: InstallationFacts) -> None:
     """Refuse to install the build for the CPU in silence where a GPU cannot be seen."""
     if facts.has_nvidia_device:
-        raise InstallError(
+        raise NoVllmFits(
             f"This machine has an NVIDIA GPU, but it cannot be used: {facts.gpu_problem}. Install or repair the driver; in a "
             f"container, start the container with the GPU. {_CPU_INSTEAD}."
         )
@@ -137,7 +137,7 @@ def _usable(facts: InstallationFacts) -> tuple[tuple[FoundGpu, ...], tuple[Found
     usable = tuple(gpu for gpu in facts.gpus if gpu.capability is None or gpu.capability >= least)
     if not usable:
         newest = max(facts.gpus, key=lambda gpu: gpu.capability or (0, 0))
-        raise InstallError(
+        raise NoVllmFits(
             f"No vLLM runs on {_described(newest)}: each needs a GPU of compute capability {_text(least)} or newer. "
             f"Use another machine. {_CPU_INSTEAD}."
         )
@@ -146,7 +146,7 @@ def _usable(facts: InstallationFacts) -> tuple[tuple[FoundGpu, ...], tuple[Found
 
 def _check_disk(plan: InstallPlan, facts: InstallationFacts) -> None:
     if facts.free is not None and facts.free < plan.disk:
-        raise InstallError(
+        raise NoVllmFits(
             f"vLLM {plan.version} takes about {gib(plan.disk, 1)} on the disk, and {gib(facts.free, 1)} are free. "
             "Free some space, or install into a folder on another disk: --into DIR."
         )
@@ -223,7 +223,7 @@ def _backend(cuda: Number | None) -> Backend:
     try:
         return Backend(f"cu{cuda[0]}{cuda[1]}" if cuda else "cpu")
     except ValueError:
-        raise InstallError(
+        raise NoVllmFits(
             f"This vLLM comes with CUDA {_text(cuda)}, which this vllm_magic does not know. Update vllm_magic, or name an older "
             "version: %vllm install VERSION."
         ) from None
@@ -286,7 +286,7 @@ def _named(
     """Return the release that the user asks for.
 
     Raises:
-        InstallError: it does not exist, or does not fit.
+        NoVllmFits: it does not exist, or does not fit.
     """
     named = [one for one in offered if one.version == wanted or one.version.startswith(f"{wanted}.")]
     exact = [one for one in named if one.version == wanted]
@@ -294,7 +294,7 @@ def _named(
     nearest = _nearest(wanted, fitting)
     instead = f"The nearest that fits this machine: %vllm install {nearest.version}" if nearest else ""
     if not named:
-        raise InstallError(
+        raise NoVllmFits(
             f"There is no vLLM {wanted}{build} that vllm_magic can install. {instead or 'Check the version'}."
         )
     for one in exact or named:
@@ -303,7 +303,7 @@ def _named(
     first = (exact or named)[0]
     found = obstacles[first.version]
     remedy = _remedy(found)
-    raise InstallError(
+    raise NoVllmFits(
         f"vLLM {first.version}{build} does not fit this machine: it {_joined(one.text for one in found)}. "
         + " ".join(
             f"{sentence}."
@@ -326,14 +326,14 @@ def _nothing_fits(
     obstacles: dict[str, list[_Obstacle]],
     *,
     is_for_cpu: bool,
-) -> InstallError:
+) -> NoVllmFits:
     """Return the error for a machine that no release fits. It names what stands in the way of the release with the fewest needs."""
     with_wheel = [one for one in offered if facts.machine in one.glibc]
     easiest = min(reversed(with_wheel), key=lambda one: len(obstacles[one.version]))  # of several, the oldest
     found = obstacles[easiest.version]
     remedy = _capital(_remedy(found))
     instead = "" if is_for_cpu or {one.kind for one in found} & {_Kind.GLIBC, _Kind.PYTHON} else _CPU_INSTEAD
-    return InstallError(
+    return NoVllmFits(
         f"No vLLM fits this machine: even {easiest.version} {_joined(one.text for one in found)}. "
         + " ".join(f"{sentence}." for sentence in (remedy, instead) if sentence)
     )

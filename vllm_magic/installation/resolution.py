@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_magic.children.child import ChildProcess
-from vllm_magic.errors import InstallError
+from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
 from vllm_magic.installation.decision import python_for
 from vllm_magic.installation.releases import Number, Torch, VllmRelease
@@ -70,7 +70,7 @@ def known_releases(
         pre: whether the user wants pre-releases. The newest in the package index then counts too.
 
     Raises:
-        InstallError: the version is not in the tables, and cannot be read.
+        NoVllmFits: the version is not in the tables, and cannot be read.
     """
     is_for_cpu = cpu or not facts.gpus
     table = releases.CPU_RELEASES if is_for_cpu else releases.GPU_RELEASES
@@ -78,7 +78,7 @@ def known_releases(
     if wanted is None and not pre:
         return releases.RELEASES
     if wanted is not None and not _VERSION.fullmatch(wanted):
-        raise InstallError(
+        raise NoVllmFits(
             f"{wanted!r} is not a version. Give one such as {table[0].version}: %vllm install {table[0].version}"
         )
     if wanted is not None and any(
@@ -86,15 +86,15 @@ def known_releases(
     ):
         return releases.RELEASES
     if facts.uv is None or facts.glibc is None:
-        raise InstallError(
+        raise NoVllmFits(
             f"vLLM {wanted or 'pre-releases'}: this vllm_magic knows {table[-1].version} to {table[0].version}, and reads others from "
             "the package index with uv, which is not there. Install it: pip install uv"
         )
     target = Target(facts.machine, facts.glibc, python_for(table[0], facts) or table[0].pythons[1])
     try:
         found = read(facts.uv, package, _specifier(wanted, table[0]), target)
-    except InstallError as error:
-        raise InstallError(
+    except NoVllmFits as error:
+        raise NoVllmFits(
             f"vLLM {wanted or 'pre-releases'}: this vllm_magic knows {table[-1].version} to {table[0].version}, and the package index "
             f"has no other that fits: {error}"
         ) from None
@@ -122,7 +122,7 @@ def read(uv: str, package: str, specifier: str, target: Target, limit: float = L
         limit: seconds for uv.
 
     Raises:
-        InstallError: no release fits the machine, or the package index cannot be read; the message is that of uv.
+        NoVllmFits: no release fits the machine, or the package index cannot be read; the message is that of uv.
         VllmMagicError: uv cannot be run.
     """
     with tempfile.TemporaryDirectory(prefix="vllm-magic-") as folder:
@@ -158,13 +158,11 @@ def _run(words: list[str], folder: str, limit: float) -> None:
             last += lines
             waits += 0.0 if lines else _POLL_INTERVAL
             if waits > limit:
-                raise InstallError(
-                    f"uv has not answered within {limit:g} s. Check the network, and try again."
-                )
+                raise NoVllmFits(f"uv has not answered within {limit:g} s. Check the network, and try again.")
         code = child.exit_code()
     if code != 0:
         said = re.sub(r"\s+", " ", " ".join(last)).strip() or f"uv ended with exit code {code}"
-        raise InstallError(said if len(said) <= _SHOWN else f"{said[:_SHOWN]} ...")
+        raise NoVllmFits(said if len(said) <= _SHOWN else f"{said[:_SHOWN]} ...")
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str | None]:
@@ -179,15 +177,15 @@ def parse(lock: str, package: str, target: Target) -> VllmRelease:
     """Return the release that is in a file ``pylock.toml`` (PEP 751) of uv.
 
     Raises:
-        InstallError: the file does not have it.
+        NoVllmFits: the file does not have it.
     """
     packages: dict[str, dict[str, Any]] = {str(one["name"]): one for one in _toml(lock).get("packages", ())}
     if package not in packages or "torch" not in packages:
-        raise InstallError(f"{package} and torch are not among the packages that uv resolves.")
+        raise NoVllmFits(f"{package} and torch are not among the packages that uv resolves.")
     is_for_cpu = package == releases.CPU_PACKAGE
     cuda = None if is_for_cpu else _cuda(packages)
     if cuda is None and not is_for_cpu:
-        raise InstallError(f"its torch has no CUDA on {target.machine} in the package index.")
+        raise NoVllmFits(f"its torch has no CUDA on {target.machine} in the package index.")
     version = str(packages["torch"]["version"])
     table = releases.CPU_RELEASES if is_for_cpu else releases.GPU_RELEASES
     return VllmRelease(

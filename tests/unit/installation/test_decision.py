@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vllm_magic import notation
-from vllm_magic.errors import InstallError
+from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
 from vllm_magic.installation.decision import decide
 from vllm_magic.installation.machine_facts import FoundGpu, FoundPython, InstallationFacts
@@ -85,7 +85,7 @@ def chosen(
 
 
 def refusal(facts: InstallationFacts, wanted: str | None = None, *, cpu: bool = False) -> str:
-    with pytest.raises(InstallError) as refused:
+    with pytest.raises(NoVllmFits) as refused:
         decide(facts, wanted, cpu=cpu, pre=False)
     return str(refused.value)
 
@@ -369,7 +369,7 @@ def test_pre_releases_only_where_the_user_asks() -> None:
 def test_a_cuda_that_this_vllm_magic_does_not_know() -> None:
     torch = Torch("3.0.0", (14, 7), ("x86_64",))
     newer = VllmRelease("1.0.0", "vllm", ((3, 11), (3, 14)), torch, {"x86_64": (2, 31)}, (7, 5), 10**9)
-    with pytest.raises(InstallError, match=r"CUDA 14\.7, which this vllm_magic does not know"):
+    with pytest.raises(NoVllmFits, match=r"CUDA 14\.7, which this vllm_magic does not know"):
         decide(machine(), "1.0.0", cpu=False, pre=False, known=(newer,))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_magic.errors import InstallError
+from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
 from vllm_magic.installation.machine_facts import FoundGpu, FoundPython, InstallationFacts
 from vllm_magic.installation.resolution import Target, known_releases, parse
@@ -93,7 +93,7 @@ def test_an_index_that_does_not_tell_sizes() -> None:
     ],
 )
 def test_a_file_without_what_is_needed(lock: str, said: str) -> None:
-    with pytest.raises(InstallError, match=said):
+    with pytest.raises(NoVllmFits, match=said):
         parse(lock, "vllm", TARGET)
 
 
@@ -116,5 +116,5 @@ def test_the_tables_are_enough(wanted: str | None) -> None:
     ],
 )
 def test_what_is_refused_before_the_index_is_read(wanted: str | None, pre: bool, said: str) -> None:
-    with pytest.raises(InstallError, match=said):
+    with pytest.raises(NoVllmFits, match=said):
         known_releases(wanted, FACTS, cpu=False, pre=pre)
