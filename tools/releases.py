@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
-from vllm_magic.installation.resolution import Target, read
+from vllm_magic.installation.resolution import ResolutionTarget, read
 
 if TYPE_CHECKING:
     from vllm_magic.installation.releases import Number, VllmRelease
@@ -46,7 +46,7 @@ def main() -> None:
 def _newer(uv: str, newest: VllmRelease) -> list[VllmRelease]:
     """Return the releases that are newer than the tables, the newest first."""
     found: list[VllmRelease] = []
-    target = Target(releases.X86_64, GLIBC[-1], PYTHON)
+    target = ResolutionTarget(releases.X86_64, GLIBC[-1], PYTHON)
     while True:
         limit = f",<{found[-1].version}" if found else ""
         try:
@@ -60,7 +60,9 @@ def _newer(uv: str, newest: VllmRelease) -> list[VllmRelease]:
 def _row(uv: str, release: VllmRelease) -> str:
     """Return the row of a release, with all that it runs on."""
     glibc = {machine: least for machine in MACHINES if (least := _least_glibc(uv, release, machine))}
-    pythons = [one for one in PYTHONS if _resolves(uv, release, Target(releases.X86_64, GLIBC[-1], one))]
+    pythons = [
+        one for one in PYTHONS if _resolves(uv, release, ResolutionTarget(releases.X86_64, GLIBC[-1], one))
+    ]
     torch = f"Torch({release.torch.version!r}, {release.torch.cuda}, ...)"
     return (
         f'VllmRelease("{release.version}", "{release.package}", ({min(pythons)}, {max(pythons)}), {torch}, {glibc}, '
@@ -69,10 +71,12 @@ def _row(uv: str, release: VllmRelease) -> str:
 
 
 def _least_glibc(uv: str, release: VllmRelease, machine: str) -> Number | None:
-    return next((one for one in GLIBC if _resolves(uv, release, Target(machine, one, PYTHON))), None)
+    return next(
+        (one for one in GLIBC if _resolves(uv, release, ResolutionTarget(machine, one, PYTHON))), None
+    )
 
 
-def _resolves(uv: str, release: VllmRelease, target: Target) -> bool:
+def _resolves(uv: str, release: VllmRelease, target: ResolutionTarget) -> bool:
     try:
         read(uv, release.package, f"=={release.version}", target)
     except NoVllmFits:
@@ -82,7 +86,7 @@ def _resolves(uv: str, release: VllmRelease, target: Target) -> bool:
 
 def _compare(uv: str, row: VllmRelease) -> None:
     """Print how a row differs from the package index."""
-    target = Target(releases.X86_64, row.glibc[releases.X86_64], PYTHON)
+    target = ResolutionTarget(releases.X86_64, row.glibc[releases.X86_64], PYTHON)
     try:
         found = read(uv, row.package, f"=={row.version}", target)
     except NoVllmFits as error:

@@ -44,7 +44,7 @@ _OTHER_PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Target:
+class ResolutionTarget:
     """The machine for which uv resolves.
 
     Attributes:
@@ -90,7 +90,7 @@ def known_releases(
             f"vLLM {wanted or 'pre-releases'}: this vllm_magic knows {table[-1].version} to {table[0].version}, and reads others from "
             "the package index with uv, which is not there. Install it: pip install uv"
         )
-    target = Target(facts.machine, facts.glibc, python_for(table[0], facts) or table[0].pythons[1])
+    target = ResolutionTarget(facts.machine, facts.glibc, python_for(table[0], facts) or table[0].pythons[1])
     try:
         found = read(facts.uv, package, _specifier(wanted, table[0]), target)
     except NoVllmFits as error:
@@ -111,7 +111,9 @@ def _specifier(wanted: str | None, newest: VllmRelease) -> str:
     return f"=={wanted}.*" if _PREFIX.fullmatch(wanted) else f"=={wanted}"
 
 
-def read(uv: str, package: str, specifier: str, target: Target, limit: float = LIMIT) -> VllmRelease:
+def read(
+    uv: str, package: str, specifier: str, target: ResolutionTarget, limit: float = LIMIT
+) -> VllmRelease:
     """Return the newest release that a specifier allows.
 
     Args:
@@ -145,7 +147,7 @@ def read(uv: str, package: str, specifier: str, target: Target, limit: float = L
         return parse(Path(folder, "pylock.toml").read_text(encoding="utf-8"), package, target)
 
 
-def _platform(target: Target) -> str:
+def _platform(target: ResolutionTarget) -> str:
     minors = [minor for minor in _GLIBC if (2, minor) <= target.glibc]
     return f"{target.machine}-manylinux_2_{max(minors, default=_GLIBC[0])}"
 
@@ -173,7 +175,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str | None]:
     return env
 
 
-def parse(lock: str, package: str, target: Target) -> VllmRelease:
+def parse(lock: str, package: str, target: ResolutionTarget) -> VllmRelease:
     """Return the release that is in a file ``pylock.toml`` (PEP 751) of uv.
 
     Raises:

@@ -7,9 +7,9 @@ import pytest
 from vllm_magic.errors import NoVllmFits
 from vllm_magic.installation import releases
 from vllm_magic.installation.machine_facts import FoundGpu, FoundPython, InstallationFacts
-from vllm_magic.installation.resolution import Target, known_releases, parse
+from vllm_magic.installation.resolution import ResolutionTarget, known_releases, parse
 
-TARGET = Target("x86_64", (2, 31), (3, 12))
+TARGET = ResolutionTarget("x86_64", (2, 31), (3, 12))
 LOCK = """
 lock-version = "1.0"
 created-by = "uv"
