@@ -21,7 +21,7 @@ class Topic(str, Enum):
     GUARDS = "guards"  # the guards of a server of ours are stopped, or do not answer
     ORPHAN = "orphan"  # a server of ours has no kernel and no guards
     COMMAND = "command"  # a benchmark or a download of ours outlives its kernel
-    UNOWNED = "unowned"  # nobody owns some vLLM processes
+    UNOWNED = "unowned"  # there are vLLM processes that nobody owns
     LEFT = "left"  # a server has ended and left files
     RECORD = "record"  # a record cannot be read
     PORT = "port"  # another process listens on a server's port, or none does

@@ -114,10 +114,10 @@ def _holdings(
 ) -> tuple[Holding, ...] | None:
     if gpu.processes is None:
         return None
-    found = [_holding(process.pid, process.used, table, servers, vllm) for process in gpu.processes]
+    holdings = [_holding(process.pid, process.used, table, servers, vllm) for process in gpu.processes]
     if gpu.unattributed:
-        found.append(Holding(HolderKind.UNATTRIBUTED, "", None, "", gpu.unattributed))
-    return tuple(found)
+        holdings.append(Holding(HolderKind.UNATTRIBUTED, "", None, "", gpu.unattributed))
+    return tuple(holdings)
 
 
 def _holding(

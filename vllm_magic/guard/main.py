@@ -70,6 +70,7 @@ def main() -> NoReturn:
 
 
 def _guard(control: socket.socket, inbox: Inbox, kernel: int, request: LaunchRequest) -> None:
+    """Run the outer guard in this process and the inner guard in a child; return, in each of them, at the guard's end."""
     prctl.become_subreaper()
     lock = _hold_lock(request.folder)
     me = os.getpid()
@@ -92,6 +93,7 @@ def _guard(control: socket.socket, inbox: Inbox, kernel: int, request: LaunchReq
 
 
 def _existing() -> set[Segment] | None:
+    """Return the shared memory that exists before the server; None if it cannot be read."""
     try:
         return shared_memory.existing()
     except OSError as error:

@@ -42,7 +42,7 @@ def seconds(value: Any) -> bool:
 
 
 def pair(value: Any) -> bool:
-    """Whether the value is a list of two identifiers, as [pid, start] or [device, inode]."""
+    """Whether the value is a list of two identifiers, such as [pid, start] or [device, inode]."""
     return isinstance(value, list) and len(value) == 2 and all(map(identifier, value))  # noqa: PLR2004
 
 

@@ -28,6 +28,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def _sweep() -> None:
+    """Release the servers that dead kernels left behind; import the manager only if the ledger has an entry."""
     from vllm_magic import ledger
 
     with suppress(OSError):  # the manager's sweep reports the error

@@ -67,11 +67,11 @@ def find() -> list[OrphanedCommand]:
     """
     if machine.proc_problem():
         return []
-    found = _find()
+    orphaned = _find()
     pidfd.wait_for_all(
-        [process.identity for command in found for process in command.processes], WATCHDOG_LIMIT
+        [process.identity for command in orphaned for process in command.processes], WATCHDOG_LIMIT
     )
-    return _find() if found else []
+    return _find() if orphaned else []
 
 
 def end() -> list[EndedCommand]:
@@ -107,5 +107,5 @@ def listed(names: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{' '.join(name.split())[:LONGEST_NAME]} (pid {pid})" for name, pid in names)
 
 
-def _listed(some: Iterable[EndedProcess]) -> str:
-    return listed((process.name, process.pid) for process in some)
+def _listed(ended: Iterable[EndedProcess]) -> str:
+    return listed((process.name, process.pid) for process in ended)

@@ -71,7 +71,7 @@ def release(
 
 
 def without_proof(server: str, why: Why, began: float, note: str) -> Release:
-    """Return the release of a server whose end could not be verified; a later check may prove it. Arguments as `release`."""
+    """Return the release of a server whose end could not be verified; a later check may prove it. Arguments as for `release`."""
     seconds = round(max(0.0, time.monotonic() - began), 3)
     return Release(server, why.value, seconds, (), (), None, (), Proof.NONE, False, note, may_recheck=True)
 

@@ -71,6 +71,7 @@ def on_a_gpu(
 
 
 def _online(quantization: str) -> Fraction | int:
+    """Return the bytes of a number after the quantization by this method while the weights are loaded; 0 for other methods."""
     return next((size for name, size in _ONLINE if quantization.startswith(name)), 0)
 
 
@@ -84,13 +85,14 @@ def _is_loaded(name: str, model: Architecture) -> bool:
 
 def _layer(name: str) -> int | None:
     """Return the number of the language model's layer that has the tensor; None for a tensor outside these layers."""
-    found = _LAYER.search(name)
-    if not found or not name.startswith(_LANGUAGE) or _OTHER_SENSES.search(name):
+    match = _LAYER.search(name)
+    if not match or not name.startswith(_LANGUAGE) or _OTHER_SENSES.search(name):
         return None
-    return int(found[1])
+    return int(match[1])
 
 
 def _parts(tensor: Tensor, model: Architecture, tensors: int) -> int:
+    """Return among how many GPUs vLLM divides the tensor; ``tensors`` as for `on_a_gpu`."""
     if tensor.dimensions < 2 or _WHOLE.search(tensor.name):  # noqa: PLR2004 - a vector
         return 1
     if _KEYS_AND_VALUES.search(tensor.name):

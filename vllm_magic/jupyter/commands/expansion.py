@@ -77,6 +77,7 @@ def _secret_flag(args: list[str]) -> str:
 
 
 def _text(expression: str, written: str, namespace: Mapping[str, Any]) -> str:
+    """Return the value of an expression as text; ``written`` is what the user wrote, for an error."""
     try:
         if expression.isidentifier() and expression not in namespace:
             raise NameError(f"name {expression!r} is not defined")  # noqa: TRY301 - eval would find built-in names

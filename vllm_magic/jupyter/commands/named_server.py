@@ -58,6 +58,7 @@ def find(
 
 
 def _with_changes(spec: ServerSpec, words: Sequence[str], command: str) -> str:
+    """Return the error for the name of a server with options that would change the server."""
     line = NOTEBOOK.line(command)
     name = "" if any(word.startswith("--name=") for word in words) else f" --name {spec.name}"
     return (

@@ -90,7 +90,7 @@ def profiles_path() -> Path:
     """Return the path of the file with the profiles, which need not exist.
 
     Raises:
-        InvalidOption: the path is below the home folder of a user without one.
+        InvalidOption: the path is below the home folder, and this user has no home folder.
     """
     try:
         folder = home.expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
@@ -100,6 +100,7 @@ def profiles_path() -> Path:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    """Return the content of the file with the profiles."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -118,6 +119,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _args(key: str, value: Any, where: str) -> Iterator[str]:
+    """Yield the arguments for an entry of a profile; ``where`` names the profile, for errors."""
     if key == "model":
         return
     if key == "flags":

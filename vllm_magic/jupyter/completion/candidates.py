@@ -77,6 +77,7 @@ def _argument_candidates(
     options: _Options,
     commands: Mapping[str, CommandDeclaration],
 ) -> Iterable[Candidate]:
+    """Return the candidates for an argument that is not ``--flag=value``."""
     before = line.args[1:]
     positional = list(options.positionals(before))
     if command.actions and not positional:
@@ -89,12 +90,12 @@ def _argument_candidates(
         return options.flags(line.typed, with_vllm=bool(positional))
     if before and options.takes_value(before[-1]):
         return options.values(before[-1], line.typed)
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     if argument := _argument(command, positional):
-        found += _values(argument, line, commands)
+        candidates += _values(argument, line, commands)
     if not line.typed:
-        found += options.flags("", with_vllm=bool(positional))
-    return found
+        candidates += options.flags("", with_vllm=bool(positional))
+    return candidates
 
 
 def _commands(typed: str, commands: Mapping[str, CommandDeclaration]) -> list[Candidate]:
@@ -120,6 +121,7 @@ def _argument(command: CommandDeclaration, given: list[str]) -> Argument | None:
 def _values(
     argument: Argument, line: TypedLine, commands: Mapping[str, CommandDeclaration]
 ) -> Iterable[Candidate]:
+    """Return the values of a positional argument that begin with the typed text."""
     if argument.kind is ValueKind.COMMAND:
         return _commands(line.typed, commands)
     if argument.kind is ValueKind.ADAPTER:

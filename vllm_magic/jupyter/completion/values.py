@@ -146,14 +146,14 @@ def gpus(typed: str) -> list[Candidate]:
     """Return the GPUs by index. Indices before the last typed comma are not offered again."""
     before, comma, beginning = typed.rpartition(",")
     typed_before = before.split(",")
-    found = [
+    candidates = [
         Candidate(f"{before}{comma}{index}", name)
         for index, name in _gpu_names().items()
         if index.startswith(beginning) and index not in typed_before
     ]
     if not comma and "auto".startswith(beginning):
-        found.append(Candidate("auto", "those with the most free memory"))
-    return found
+        candidates.append(Candidate("auto", "those with the most free memory"))
+    return candidates
 
 
 def _gpu_names() -> dict[str, str]:

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from vllm_magic.server.server import Server
 
 QUOTED_CHARACTERS = 100  # characters of an invalid schema that its error quotes
-NO_TEMPLATE_TOKENS = (
-    128  # the default for a model without a chat template, which may continue a text without an end
-)
+# The default of --max-tokens for a model without a chat template, which may continue a text without an end.
+NO_TEMPLATE_TOKENS = 128
 _BROKEN_OFF = "broken off"  # the note below an answer that has ended because of an error
 
 
@@ -91,6 +90,7 @@ class ChatCells:
             namespace[arguments.variable] = stream.answer.parsed
 
     def _history(self, server: Server, arguments: AskArguments) -> list[ChatMessage]:
+        """Return the conversation with the server that the cell continues; a new list if it continues none."""
         if not arguments.history:
             return []
         if arguments.new:

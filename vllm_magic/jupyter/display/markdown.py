@@ -113,10 +113,10 @@ def _length(tokens: Sequence[Token]) -> int:
 
 def _tex(state: StateInline, silent: bool) -> bool:  # noqa: FBT001 - as the renderer calls it
     """Keep a TeX formula as text: no underscore in it begins emphasis, and no backslash in it is an escape."""
-    found = _TEX.match(state.src, state.pos)
-    if found is None:
+    formula = _TEX.match(state.src, state.pos)
+    if formula is None:
         return False
     if not silent:
-        state.pending += found[0]
-    state.pos = found.end()
+        state.pending += formula[0]
+    state.pos = formula.end()
     return True

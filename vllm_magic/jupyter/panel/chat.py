@@ -98,6 +98,7 @@ class Chat:
             self._on_text(self)
 
     def _answer(self, turn: Turn) -> None:
+        """Request the answer, show it in the turn as it comes, and add prompt and answer to the history."""
         messages = generate.conversation(turn.prompt, None, self._history)
         stream, has_template = request_answer(self.server, messages)
         self._stream = stream
