@@ -115,7 +115,9 @@ def test_what_is_read(table):
         "",
         group="ModelConfig",
         strict=True,
+        optional=False,
     )
+    assert length.optional
     assert table.find("--kv-cache-dtype").choices == ("auto", "fp8")
     assert table.find("-tp") is table.find("--tensor-parallel-size")
     eager = table.find("--enforce-eager")
@@ -257,6 +259,7 @@ def test_a_broken_file_is_built_anew(shared_vllm, written, data):
 OPTION = {
     "strings": ["--x"], "hidden": [], "type": "str", "choices": [], "default": "", "help": "", "nargs": "1", "group": "",
     "strict": False,
+    "optional": True,
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from vllm_magic.engine import cache
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SCHEMA = 4  # the version of the format that `reader_child` writes
+SCHEMA = 5  # the version of the format that `reader_child` writes
 FAILURE_LIMIT = 86400.0  # seconds after which flags that could not be read are read again
 KIND = "flags"  # the folder in the cache
 # The variables that select which vLLM, with which plugins, an executable runs.
@@ -60,6 +60,7 @@ class FlagOption:
         nargs: how many values follow the option, as argparse counts them: "0", "1", "2", "?", "*" or "+".
         group: the group of options in vLLM's help to which it belongs.
         hidden: names that vLLM accepts too, but leaves out of its help.
+        optional: whether vLLM may read "" and "None" as no value; False only if that is certain.
     """
 
     strings: tuple[str, ...]
@@ -71,6 +72,7 @@ class FlagOption:
     group: str = ""
     hidden: tuple[str, ...] = ()
     strict: bool = False
+    optional: bool = True
 
     @property
     def takes_value(self) -> bool:
@@ -227,6 +229,7 @@ def _option(data: Any) -> FlagOption:
         group=_text(data["group"]),
         hidden=hidden,
         strict=data["strict"] is True,
+        optional=data["optional"] is not False,
     )
 
 

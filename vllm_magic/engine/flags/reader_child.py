@@ -168,6 +168,7 @@ def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> dict[st
         "type": _type(action),
         "choices": [str(value) for value in usual if value is not None],
         "strict": bool(action.choices),
+        "optional": _is_optional(action) or not any(map(_is_optional, parser._actions)),  # noqa: SLF001
         "default": str(action.default)[:LONGEST_TEXT] if has_default else "",
         "help": _first_sentence((action.help or "").replace("%%", "%"))[:LONGEST_TEXT],
         "nargs": "1" if action.nargs is None else str(action.nargs),
@@ -192,14 +193,24 @@ def _first_sentence(text: str) -> str:
 
 def _type(action: argparse.Action) -> str:
     """Return the name of the function that converts the option's value, without the wrapper of vLLM's `optional_type`."""
-    if action.nargs == 0:
-        return "bool"
+    return "bool" if action.nargs == 0 else _converters(action)[-1]
+
+
+def _is_optional(action: argparse.Action) -> bool:
+    """Whether vLLM wraps the converter, and reads "" and "None" as no value (engine/arg_utils.py in vLLM 0.15 to 0.33)."""
+    return "_optional_type" in _converters(action)
+
+
+def _converters(action: argparse.Action) -> list[str]:
+    """Return the names of the function that converts the option's value, and of those that it wraps, the inner ones last."""
     kind: Any = action.type or str
+    found = [kind]
     while inner := [cell.cell_contents for cell in getattr(kind, "__closure__", None) or ()]:
         if not callable(inner[0]):
             break
         kind = inner[0]
-    return str(getattr(kind, "__name__", kind))
+        found.append(kind)
+    return [str(getattr(one, "__name__", one)) for one in found]
 
 
 if __name__ == "__main__":

@@ -24,15 +24,28 @@ if TYPE_CHECKING:
     from vllm_magic.engine.start_checks.planned_start import PlannedStart
 
 MOST_CHOICES = 20  # choices that a message lists, at most
-CUTOFF = 0.5  # how similar a value and a choice must be, as a ratio of difflib: such as fp16 and float16
+CUTOFF = 0.6  # how similar a value and a choice must be, as a ratio of difflib
 LONGEST_VALUE = 100  # characters of a value that a message quotes, at most
 GPU_MEMORY = "--gpu-memory-utilization"
+_SHARE = re.compile(r"0\.[5-9]\d*")  # rather a share of the memory than GPUs: 0,9
 _GPUS = re.compile(r"\d+(,\d+)+")
+# Other names of types of numbers, with those of vLLM.
+_ALIASES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "float8": "fp8"}
 _JSON = ("loads", "parse_dataclass")
+# The flags whose JSON must be an object, and the flag whose values must be names, in vLLM 0.15 to 0.33.
+_OBJECTS = (
+    "--override-generation-config",
+    "--limit-mm-per-prompt",
+    "--mm-processor-kwargs",
+    "--speculative-config",
+    "--hf-overrides",
+)
+_NAMES = "--served-model-name"
 _AMOUNTS = ("human_readable_int", "human_readable_int_or_auto")
 _NUMBERS = ("int", "float", *_AMOUNTS)
 _AMOUNT = re.compile(r"\d+[KMGT]|\d+(\.\d+)?[kmgt]")
 _UNIT = re.compile(r"(?<=[\dkKmMgGtT])(i?[bB]|tokens)$")
+_GIB = re.compile(r"(?<=\d)gi?b?$", re.IGNORECASE)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 # Where vLLM accepts JSON and other texts (union_dict_and_str), it reads a text with braces as JSON.
 _OBJECT = re.compile(r"\s*\{.*\}\s*", re.DOTALL)
@@ -83,25 +96,52 @@ def find(flag: GivenFlag) -> tuple[str, str] | None:
 
 def _wrong_value(flag: GivenFlag, value: str) -> tuple[str, str] | None:
     option = flag.option
-    shown = _quoted(f"{flag.written} {value}")
-    if value in NO_VALUE:
+    shown = _quoted(f"{flag.written} {value or shlex.quote(value)}")
+    if value in NO_VALUE and _NAMES in option.strings:
+        return f"{shown} is no name", "Give a name, or leave it out: then the model's name is used."
+    if value in NO_VALUE and _may_be_no_value(option):
         return None
-    if option.type in _JSON or (option.type == "union_dict_and_str" and _OBJECT.fullmatch(value)):
-        if json_notation.is_json(value, with_amounts=option.type == "parse_dataclass"):
-            return None
-        meant = _as_list(option, value) or json_notation.suggestion(" ".join([value, *flag.left_over]))
-        return f"{shown} is not JSON", f"Write {flag.written} {meant or _example(option)}, with the quotes."
+    if _is_read_as_json(option, value):
+        return _wrong_json(flag, value)
     if not _is_number(option.type, value):
         kind = "number" if option.type == "float" else "whole number"
         meant = _as_number(option, value)
         example = f", such as {_example(option)}" if option.type != "int" else ""
         what_to_do = f"Write {flag.written} {meant}." if meant else f"Give a {kind}{example}."
         if GPU_MEMORY in option.strings and _GPUS.fullmatch(value):  # vLLM reads --gpu as this flag
-            what_to_do = f"Write {GPU_MEMORY} {_example(option)}, or --gpus {value} to choose GPUs."
+            share = meant if _SHARE.fullmatch(meant) else _example(option)
+            what_to_do = f"Write {GPU_MEMORY} {share}, or --gpus {value} to choose GPUs."
         return f"{shown} is not a {kind}", what_to_do
     if option.strict and option.type in ("str", "int", "float") and not _is_choice(option, value):
         return f"{shown} is not among the values that vLLM accepts", _choices(option.choices, value)
     return None
+
+
+def _is_read_as_json(option: FlagOption, value: str) -> bool:
+    if option.type == "union_dict_and_str":
+        return _takes_object(option) or bool(_OBJECT.fullmatch(value))
+    return option.type in _JSON
+
+
+def _takes_object(option: FlagOption) -> bool:
+    return any(name in option.strings for name in _OBJECTS)
+
+
+def _wrong_json(flag: GivenFlag, value: str) -> tuple[str, str] | None:
+    option = flag.option
+    shown = _quoted(f"{flag.written} {value or shlex.quote(value)}")
+    if json_notation.is_json(value, with_amounts=option.type == "parse_dataclass"):
+        if not _takes_object(option) or _OBJECT.fullmatch(value):
+            return None
+        return f"{shown} is not a JSON object", f"Write {flag.written} {_example(option)}, with the quotes."
+    meant = _as_list(option, value) or json_notation.suggestion(" ".join([value, *flag.left_over]))
+    return f"{shown} is not JSON", f"Write {flag.written} {meant or _example(option)}, with the quotes."
+
+
+def _may_be_no_value(option: FlagOption) -> bool:
+    """Whether vLLM may read "" and "None" as no value."""
+    is_refused = option.type in (*_NUMBERS, "loads") or (option.type == "str" and option.strict)
+    return option.optional or not is_refused
 
 
 def _is_number(kind: str, text: str) -> bool:
@@ -129,7 +169,8 @@ def _is_choice(option: FlagOption, value: str) -> bool:
 def _choices(choices: Sequence[str], value: str) -> str:
     known = [choice for choice in choices if choice not in NO_VALUE]
     by_lower = {choice.lower(): choice for choice in known}
-    near = get_close_matches(value.lower(), by_lower, 1, CUTOFF)
+    name = _ALIASES.get(value.lower(), value.lower())
+    near = get_close_matches(name, by_lower, 1, CUTOFF)
     meant = f"Did you mean {by_lower[near[0]]}? " if near else ""
     if len(known) > MOST_CHOICES:
         return meant.strip() or f"Choose one of {', '.join(known[:MOST_CHOICES])}, ..."
@@ -141,7 +182,7 @@ def _as_number(option: FlagOption, value: str) -> str:
     """Return the number in a notation of vLLM: "8192" for "8,192", "32k" for "32kb", "0.9" for "90%"; "" if none is certain."""
     dense = value.strip().replace(" ", "")
     percent = dense.removesuffix("%")
-    amount = flags.amount(dense)
+    amount = flags.amount(dense) if option.type != "float" else None  # --cpu-offload-gb counts in GiB
     candidates = [
         dense.replace(",", "") if _THOUSANDS.fullmatch(dense) else "",
         dense.replace(",", ".") if option.type == "float" else "",
@@ -151,6 +192,7 @@ def _as_number(option: FlagOption, value: str) -> str:
         else "",
         dense.lower(),
         _UNIT.sub("", dense),
+        _GIB.sub("", dense) if any(string.endswith("-gb") for string in option.strings) else "",
         str(amount) if amount is not None else "",
     ]
     return next((text for text in candidates if text and _are_numbers(option, text)), "")

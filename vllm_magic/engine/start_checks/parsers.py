@@ -17,7 +17,7 @@ TOOLS = ("--tool-call-parser", "--tool-parser-plugin")
 REASONING = ("--reasoning-parser", "--reasoning-parser-plugin")
 AUTO = "--enable-auto-tool-choice"
 NO_NAME = ("", "none")  # in lower case; vLLM reads them as no parser (vLLM 0.33, parse_reasoning_parser)
-CUTOFF = 0.5  # how similar two names must be, as a ratio of difflib: such as qwen3-coder and qwen3_coder
+CUTOFF = 0.6  # how similar two names must be, as a ratio of difflib: such as qwen3-coder and qwen3_coder
 
 
 def check(start: PlannedStart) -> None:

@@ -18,6 +18,9 @@ from vllm_magic.errors import InvalidOption
         "--gpu-memory-utilization 1.5 --gpu-memory-utilization=0.01",  # the last one counts
         "--gpu-memory-utilization high --max-num-seqs many --max-num-seqs",  # `flag_values` refuses them
         "--seed -1",
+        "--max-model-len -1 --max-num-batched-tokens 8k --cpu-offload-gb 0",
+        "--max-model-len auto",
+        "--max-num-batched-tokens 1K --max-num-seqs 1024",
         "--omni --gpu-memory-utilization 90",
     ],
 )
@@ -33,6 +36,14 @@ def test_what_vllm_may_accept_is_left_to_it(planned, line):
         ("--gpu-memory-utilization 0", "is no share"),
         ("--gpu-memory-utilization nan", "is no share"),
         ("--max-num-seqs 0", "--max-num-seqs 0 is less than 1. Give 1 or more."),
+        ("--max-num-batched-tokens 0", "--max-num-batched-tokens 0 is less than 1."),
+        ("--cpu-offload-gb -1", "--cpu-offload-gb -1 is less than 0. Give 0 or more."),
+        ("--max-model-len 0", "--max-model-len 0 is no number of tokens. Give 1 or more, or auto."),
+        ("--max-model-len=-5", "--max-model-len -5 is no number of tokens."),
+        (
+            "--max-num-batched-tokens 1k --max-num-seqs 1024",
+            "--max-num-batched-tokens 1000 is less than --max-num-seqs 1024: each step has a token of each sequence. Give",
+        ),
         ("-tp 0", "--tensor-parallel-size 0 is less than 1."),
         ("-pp -2", "--pipeline-parallel-size -2 is less than 1."),
     ],
