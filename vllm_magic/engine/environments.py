@@ -233,7 +233,7 @@ def used() -> InstalledEnvironment | None:
 def chosen() -> InstalledEnvironment | None:
     """Return the chosen environment; None if none is chosen, or it does not work."""
     name = chosen_name()
-    if not name or Path(name).name != name:
+    if not name or "\0" in name or Path(name).name != name:  # the file may contain anything
         return None
     found = _examined(main_folder() / name)
     return found if isinstance(found, InstalledEnvironment) else None

@@ -221,7 +221,7 @@ class TestChoice:
         assert environments.used() == newest
 
     @pytest.mark.parametrize(
-        "content", [b"", b"../0.17.0-cpu-py312", b"/", b".", b"\xff", b"x" * 1000, b"no-such"]
+        "content", [b"", b"../0.17.0-cpu-py312", b"/", b".", b"\xff", b"a\0b", b"x" * 1000, b"no-such"]
     )
     def test_a_choice_that_makes_no_sense(self, main, content):
         newest = proved("0.17.0")
