@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import silent_disk
 import stand_in
+from by_hand import in_time
 
 from vllm_magic import api, cli
 from vllm_magic.doctor import environments as listing
 from vllm_magic.engine import environments, executable
-from vllm_magic.errors import InvalidOption, VllmMagicError
+from vllm_magic.errors import ExecutableNotFound, InvalidOption, VllmMagicError
 from vllm_magic.jupyter.commands import registry, settings, start_arguments
 from vllm_magic.jupyter.completion import candidates
 from vllm_magic.linux import folder_users
@@ -140,6 +142,52 @@ def test_an_installation_that_is_under_way(installed):
         ):
             environments.remove(installed)
     until(lambda: not environments.remove(installed))
+
+
+class TestSilentDisk:
+    """A disk that does not answer holds up no start: what is there counts as not there."""
+
+    @pytest.fixture
+    def disk(self, tmp_path, monkeypatch):
+        with silent_disk.mounted(tmp_path / "disk") as mounted:
+            monkeypatch.delenv("VLLM_MAGIC_EXECUTABLE", raising=False)
+            monkeypatch.setenv("PATH", "/nonexistent")
+            yield mounted
+            mounted.answer()
+
+    def made(self, path: Path) -> environments.InstalledEnvironment:
+        """An environment on the disk, which has no links."""
+        (path / "bin").mkdir(parents=True)
+        for name in ("python", "vllm"):
+            (path / "bin" / name).write_text("#!/bin/sh\n")
+            (path / "bin" / name).chmod(0o755)
+        return environments.write_proof(path, version="0.17.0", package="vllm", python="3.12", backend="cpu")
+
+    def test_below_the_main_folder(self, disk, monkeypatch):
+        monkeypatch.setenv("VLLM_MAGIC_ENVIRONMENTS", str(disk.path / "environments"))
+        made = self.made(environments.new_path("0.17.0-cpu-py312"))
+        environments.choose("0.17.0")
+        assert in_time(executable.find) == made.executable
+        disk.be_silent()
+        with pytest.raises(
+            ExecutableNotFound,
+            match=r"environments is not used: it cannot be read: the disk of .* does not answer",
+        ):
+            in_time(executable.find)
+        assert in_time(environments.installed) == []
+        for call in (lambda: environments.new_path("x"), lambda: environments.choose("0.17.0")):
+            with pytest.raises(VllmMagicError):
+                in_time(call)
+
+    def test_below_another_folder(self, disk, environments_folder):
+        """Of two environments, the one on the disk of this machine is used."""
+        self.made(environments.new_path("0.17.0-cpu-py312", str(disk.path / "scratch")))
+        other = proved("0.9.2")
+        assert [one.version for one in in_time(environments.installed)] == ["0.17.0", "0.9.2"]
+        disk.be_silent()
+        assert in_time(executable.find) == other.executable
+        (left,) = in_time(environments.broken)
+        assert "does not answer" in left.problem
 
 
 class TestCommands:
