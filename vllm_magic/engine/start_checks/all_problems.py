@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InvalidOption, StartFailed, VllmMagicError
+from vllm_magic.linux import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,13 +23,19 @@ def check(checks: Iterable[Callable[[PlannedStart], None]], start: PlannedStart)
 
 
 def find(checks: Iterable[Callable[[PlannedStart], None]], start: PlannedStart) -> list[VllmMagicError]:
-    """Return the errors of checks that do not depend on each other, in the order of the checks."""
+    """Return the errors of checks that do not depend on each other, in the order of the checks.
+
+    Without a free descriptor or memory, a check finds nothing: the start itself says then what it lacks.
+    """
     errors: list[VllmMagicError] = []
     for check in checks:
         try:
             check(start)
         except (InvalidOption, StartFailed) as error:
             errors.append(error)
+        except OSError as error:
+            if error.errno not in shortage.SHORT:
+                raise
     return errors
 
 
