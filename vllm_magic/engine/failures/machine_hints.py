@@ -92,7 +92,7 @@ def not_in_vllm(match: re.Match[str], context: HintContext) -> str:
 def not_in_vllm_hint(_: re.Match[str], context: HintContext) -> str:
     """Return what to do if a module of vLLM does not have something."""
     return _for_this_vllm(context) or (
-        "Install vLLM again, in an environment of its own, and do not start it in a folder that contains another vllm"
+        "Install vLLM again, in an environment of its own (%vllm install), and do not start it in a folder that contains another vllm"
     )
 
 
