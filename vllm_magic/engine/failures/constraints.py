@@ -32,6 +32,17 @@ _CONSTRAINTS = (
     Constraint(r"must be (?:positive|> 0|greater than 0|a positive integer)\b", "1 or more"),
     Constraint(r"must be a power of (?:two|2)\b", "a power of 2"),
 )
+# Messages that name no flag, but what they are about, and what to do.
+_REMEDIES = (
+    (
+        r"\b\w+=(\d{1,9}) must be divisible by (?:ep|tp|world)_size=\d",
+        "Choose a number of GPUs that divides {0} (--tensor-parallel-size times --data-parallel-size)",
+    ),
+    (
+        r"\b(\w{1,30}_pixels)=\d{1,15} is too (?:small\. At least|large\. At most) (\d{1,15})\b",
+        "Add --mm-processor-kwargs '{{\"{0}\": {1}}}'",
+    ),
+)
 _LIST = re.compile(
     r"(?:\b[Vv]alid (?:\w+ )?(?:are|is)|\b[Vv]alid \w+:|\b(?:[Ss]upported|[Aa]vailable) (?:\w+ ){1,3}are|"
     r"\b(?:[Ss]upported|[Aa]vailable)(?: \w+){1,3}:|(?:[Mm]ust|[Ss]hould) be (?:one|either|any) of|"
@@ -58,6 +69,9 @@ def what_it_asks(error: str, flags: Sequence[str]) -> list[str]:
         flag = _last(flags, error[: match.start()]) if match else ""
         if match and flag:
             return [f"Set {flag} to {constraint.allowed.format(*match.groups())}, or leave it out"]
+    for message, remedy in _REMEDIES:
+        if match := re.search(message, error):
+            return [remedy.format(*match.groups())]
     return []
 
 

@@ -20,6 +20,7 @@ UNREACHABLE_HINT = (
     "Check the network and HTTPS_PROXY, set HF_ENDPOINT to a mirror, or download the model where there is a network "
     "(%vllm pull) and start its folder"
 )
+MOST_FOLLOWING = 30  # lines after an import that fails in which a package says how to install what is missing
 LONGEST_BUILD = 100  # lines above and below a line about a failed build in which its first error is searched
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
 
@@ -107,6 +108,21 @@ def no_part(match: re.Match[str], context: HintContext) -> str:
 def no_part_hint(match: re.Match[str], context: HintContext) -> str:
     """Return what to do about a module that vLLM does not have."""
     return _for_this_vllm(context) or check_packages(match, context)
+
+
+def no_module(match: re.Match[str], context: HintContext) -> str:
+    """Return which package lacks a module, and who asked for it."""
+    asked = places.importer(context.frames) or "another package"
+    return f"The package {match[1]} beside vLLM has no module {match[2]}: {asked} needs another version of it"
+
+
+def no_module_hint(match: re.Match[str], context: HintContext) -> str:
+    """Return what to do about a package that lacks a module."""
+    asked = places.importer(context.frames)
+    if not asked.startswith("the package ") or asked == f"the package {match[1]}":
+        return check_packages(match, context)
+    package = asked.removeprefix("the package ")
+    return f"Upgrade {package} ({context.python} -m pip install -U {package}), or install the {match[1]} that it is made for"
 
 
 def other_transformers(_: re.Match[str], context: HintContext) -> str:
@@ -214,6 +230,18 @@ def missing_module(match: re.Match[str], context: HintContext) -> str:
     """Return what brings a Python module."""
     if match[1] == "vllm":
         return f"{context.python} has no vLLM: install it (%vllm install), or name another vLLM: --executable /path/to/vllm"
+    # The package that needs the module may say how it is installed: `pip install NAME`.
+    following = match.string[match.end() :].split("\n", MOST_FOLLOWING)[:MOST_FOLLOWING]
+    said = next(
+        (
+            found
+            for line in following
+            if (found := re.search(r"\bpip install ((?:[\w.=<>~-]|\[\w+\]){1,80})", line))
+        ),
+        None,
+    )
+    if said:
+        return install(said[1].rstrip("."))(match, context)
     return f"Install the package that has it in the environment of {context.python}, or install vLLM again (%vllm install)"
 
 
@@ -294,9 +322,9 @@ def library_package(match: re.Match[str], _: HintContext) -> str:
     )
 
 
-def other_build(match: re.Match[str], _: HintContext) -> str:
+def other_build(match: re.Match[str], context: HintContext) -> str:
     """Return which package beside vLLM was built for another torch, by the path of its library."""
-    package = _package_of(match[1])
+    package = _package_of(match[1], context)
     if package is None:
         return f"vLLM's compiled part does not fit what is installed beside it: {match[2]}"
     return f"The package {package} was built for another torch than the one beside it: {match[2]}"
@@ -304,7 +332,7 @@ def other_build(match: re.Match[str], _: HintContext) -> str:
 
 def other_build_hint(match: re.Match[str], context: HintContext) -> str:
     """Return what to do about a package that was built for another torch."""
-    package = _package_of(match[1])
+    package = _package_of(match[1], context)
     if package is None:
         return "Install vLLM again, in an environment of its own (%vllm install): its torch was changed"
     return (
@@ -313,10 +341,11 @@ def other_build_hint(match: re.Match[str], context: HintContext) -> str:
     )
 
 
-def _package_of(library: str) -> str | None:
-    """Return the package that brought a library, by the library's path; None for vLLM, torch and unknown ones."""
+def _package_of(library: str, context: HintContext) -> str | None:
+    """Return the package that brought a library, by its path and by what loads it; None for vLLM, torch and unknown ones."""
     found = re.search(r"-packages/(?!(?:vllm|torch)\w*[/.])([A-Za-z]\w*?)(?:_\d+_cuda|_cuda)?[/.]", library)
-    return found[1] if found else None
+    loader = places.importer(context.frames).removeprefix("the package ")
+    return loader if found and loader and found[1].startswith(loader) else found[1] if found else None
 
 
 def damaged_weights(match: re.Match[str], _: HintContext) -> str:

@@ -34,7 +34,7 @@ class ErrorPlace(NamedTuple):
 
 PLACES = (
     ErrorPlace(
-        r":(?:\w*load_weights?|\w*weight_loader\w*|_load_\w+)$",
+        r":(?:\w*load_weights?|\w*weight_loader\w*|_load_(?!chat_template)\w+)$",
         "loading the weights",
         "the weights do not fit config.json, or this vLLM does not know their quantization",
     ),
@@ -152,9 +152,14 @@ PLACES = (
         "transformers may be too old or too new for the model; --tokenizer NAME takes another tokenizer",
     ),
     ErrorPlace(r":capture_model$", "capturing CUDA graphs", "try --enforce-eager"),
-    ErrorPlace(r"/vllm/model_executor/models/", "in its code for this model", "a newer vLLM may have a fix"),
     ErrorPlace(
-        r"/vllm/(?:distributed|v1/executor)/", "connecting its processes", "--env NCCL_DEBUG=INFO shows more"
+        r"/vllm/(?:model_executor/)?models/", "in its code for this model", "a newer vLLM may have a fix"
+    ),
+    ErrorPlace(
+        # what calls all that a worker does says nothing of the error
+        r"/vllm/(?:distributed|v1/executor)/(?!.*:(?:worker_main|worker_busy_loop|collective_rpc)$)",
+        "connecting its processes",
+        "--env NCCL_DEBUG=INFO shows more",
     ),
     ErrorPlace(
         r"/vllm/(?:transformers_utils|config)/",

@@ -29,6 +29,8 @@ _ADVICE = re.compile(
 )
 # Advice that says what to look at, and not what to do.
 _WEAK = re.compile(r"(?i:(?:please |you (?:should|may) )?(?:check|ensure|verify|make sure)\b)")
+# The end of a message that says with which option the error occurs.
+_CONDITION = re.compile(r"\b(?:when|while) .{1,200}")
 # For each feature, a pattern for its name in messages, and its flag.
 _FEATURES = (
     (r"prefix.cach", "--enable-prefix-caching"),
@@ -36,6 +38,7 @@ _FEATURES = (
     (r"pipeline.parallel", "--pipeline-parallel-size"),
     (r"tensor.parallel", "--tensor-parallel-size"),
     (r"data.parallel", "--data-parallel-size"),
+    (r"decode.context.parallel", "--decode-context-parallel-size"),
     (r"expert.parallel", "--enable-expert-parallel"),
     (r"speculative|spec.decod|\bMTP\b|\beagle", "--speculative-config"),
     (r"\bLoRA\b", "--enable-lora"),
@@ -67,17 +70,28 @@ def cause_and_hint(
         cause += f" in {frames[0].function} ({PurePath(frames[0].path).name})"
     named = [flag for flag in dict.fromkeys(_flags_in(error, flags)) if flag in flags][:MOST_NAMED]
     asked = constraints.what_it_asks(error, named)
-    change = [f"Change {' or '.join(named)}, or leave it out"] if named and not advice else []
+    change = [_change(cause, named)] if named and not advice else []
     hints = [
         *asked,
         *(textwrap.shorten(text[:1].upper() + text[1:], LONGEST_ADVICE, placeholder="…") for text in advice),
         *([] if asked else change),
-        *places.where_raised(process, frames),
+        *([] if asked else places.where_raised(process, frames)),
         *([] if asked or (advice and not _WEAK.match(advice[0])) else error_kinds.what_helps(error)),
         SEE_LOGS,
         f"search for other reports of it: {ISSUES}{quote_plus(_search_text(cause))}",
     ]
     return tracebacks.brief(cause), "; ".join(hint.rstrip(".") for hint in hints)
+
+
+def _change(cause: str, named: Sequence[str]) -> str:
+    """Return what to do about the flags that a cause names: an option is left out with which alone the error occurs."""
+    condition = _CONDITION.search(cause)
+    reasons = [flag for flag in _flags_in(condition[0], named) if flag in named] if condition else []
+    others = [flag for flag in named if flag not in reasons]
+    if not reasons:
+        return f"Change {' or '.join(named)}, or leave it out"
+    leave = f"eave {' and '.join(dict.fromkeys(reasons))} out"
+    return f"Change {' or '.join(others)}, or l{leave}" if others else f"L{leave}"
 
 
 def _search_text(cause: str) -> str:

@@ -221,6 +221,34 @@ def test_a_flag_about_the_same_is_named():
     assert "of this kind" not in explain(said, 2, HintContext(many)).hint
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            "tensor parallel size 4 must be greater than total num kv heads 4 when enable decode context parallel for GQA/MQA",
+            "Change --tensor-parallel-size, or leave --decode-context-parallel-size out",
+        ),
+        ("it cannot be done when LoRA is enabled", "Leave --enable-lora out"),
+        ("it cannot be done with LoRA", "Change --enable-lora, or leave it out"),
+        ("it cannot be done when the moon is full", "EngineCore"),
+    ],
+)
+def test_an_option_with_which_alone_an_error_occurs_is_left_out(said, hint):
+    known = HintContext(["--tensor-parallel-size", "--decode-context-parallel-size", "--enable-lora"])
+    assert explain(in_engine(f"AssertionError: {said}"), 1, known).hint.startswith(hint)
+
+
+def test_who_asks_for_a_module_that_a_package_lacks_is_named():
+    said = "ModuleNotFoundError: No module named 'outlines.fsm'"
+    packages = "/usr/lib/python3.12/site-packages"
+    by_vllm = [HEADER, f'  File "{packages}/vllm/a.py", line 1, in <module>', "    import b", said]
+    assert "pip check" in explain(by_vllm, 1).hint
+    by_other = [HEADER, f'  File "{packages}/lmformat/a.py", line 1, in <module>', "    import b", said]
+    failure = explain(by_other, 1)
+    assert "the package lmformat needs another version of it" in failure.cause
+    assert failure.hint.startswith("Upgrade lmformat (")
+
+
 def test_the_whole_message_of_an_unknown_failure_is_shown():
     said = ["RuntimeError: it broke:", "the first detail", "the second detail"]
     failure = explain([f"{CORE}{line}" for line in (HEADER, *said, "", "more")], 1)

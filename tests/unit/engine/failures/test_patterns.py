@@ -27,10 +27,17 @@ SEARCHED = {
     **{sign.pattern: re.compile(sign.pattern, re.MULTILINE) for sign in (*SIGNS, *EXITED, ENGINE_DIED)},
     **{pattern.pattern: pattern for _, pattern in stages._SIGNS},
     **{kind.message: re.compile(kind.message) for kind in (*error_kinds.KINDS, *constraints._CONSTRAINTS)},
+    **{message: re.compile(message) for message, _ in constraints._REMEDIES},
     **{
         pattern.pattern: pattern
         for pattern in (
-            *(explanations._STOPPED, explanations._FINISHED, unexplained._ADVICE, explanations._OF_WORKER),
+            *(
+                explanations._STOPPED,
+                explanations._FINISHED,
+                unexplained._ADVICE,
+                unexplained._CONDITION,
+                explanations._OF_WORKER,
+            ),
             *(explanations._OF_CALL, explanations._OF_VALUE, explanations._OF_OTHERS, tracebacks._LIBRARY),
             *(places._PACKAGE, constraints._LIST),
         )

@@ -222,6 +222,41 @@ SAID = {
         "pip install -U sendnn_inference",
     ),
     "ze_ipc": ("The Intel GPUs cannot share memory", "CCL_TOPO_P2P_ACCESS=0"),
+    "cc3": (
+        "--compilation-config takes names with values, and not 3",
+        "--compilation-config '{\"name\": 3}'",
+    ),
+    "spec_get": ("vLLM's own SpeculativeConfig has no get", "Try another version of vLLM"),
+    "dcp_lse": (
+        "DCP requires attention implementations",
+        "Try a different backend by setting --attention-backend or disable DCP",
+    ),
+    "cpu_offload": ("when CPU weight offloading is enabled", "Leave --cpu-offload-gb out"),
+    "hami": ("HAMi, which divides the GPU among containers, has failed", "Update HAMi"),
+    "numa": ("may not choose the memory node (NUMA)", "--cap-add SYS_NICE"),
+    "membind": ("may not choose the memory node (NUMA)", "Leave --numa-bind out"),
+    "blobfile": ("vLLM misses the module blobfile", "pip install blobfile"),
+    "cufile": ("GPUDirect Storage (cuFile) cannot be used", "Leave --load-format out"),
+    "mat1mat2": ("mat1 and mat2 shapes cannot be multiplied", "try a newer vLLM"),
+    "kvfp8": (
+        "Only support per-tensor scaling factor for fp8 KV cache",
+        "Change --kv-cache-dtype, or leave it out",
+    ),
+    "transformer_engine": (
+        "The package transformer_engine was built for another torch",
+        "pip uninstall transformer_engine",
+    ),
+    "max_pixels": (
+        "At least 47041568 pixels are required",
+        "--mm-processor-kwargs '{\"max_pixels\": 47041568}'",
+    ),
+    "ep_size": (
+        "n_physical_experts=256 must be divisible by ep_size=3",
+        "Choose a number of GPUs that divides 256",
+    ),
+    "template_path": ("There is no file examples/tool_chat_template_gemma4.jinja", "Give the path of a file"),
+    "function_base": ("NumPy 2 has no numpy.lib.function_base", "pip install 'numpy<2'"),
+    "nccl_buffsize": ("NCCL may not lock as much memory", "leave NCCL_BUFFSIZE out"),
 }
 
 

@@ -46,6 +46,12 @@ SIGNS = (  # Python's argparse.py, and vllm/utils/argparse_utils.py; exit code 2
         "There is no file {0}",
         "Check the path after --config",
     ),
+    Sign(  # pydantic, of a flag whose value is a configuration
+        rf"{_ARGUMENT} \d{{1,3}} validation errors? for \w{{1,100}}\n +Input should be (?:an object|a valid dictionary|a dictionary)"
+        r".{0,200}?input_value=(.{0,200}?), input_type",
+        "{0} takes names with values, and not {1}",
+        "Put them in single quotes, as JSON: {0} '{{\"name\": {1}}}'",
+    ),
     Sign(rf"{_ARGUMENT} (.+)", "{0}: {1}", "Correct the value of {0}", general=True),
     Sign(r"^vllm[\w ]*: error: (\w.*)", "{0}", "Look it up: vllm serve --help=all", general=True),
     Sign(  # pydantic

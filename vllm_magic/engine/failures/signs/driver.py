@@ -171,4 +171,9 @@ SIGNS = (
         "Check CUDA_VISIBLE_DEVICES and the driver: %vllm doctor tells what is wrong; this build may be for another kind of device",
         general=True,
     ),
+    Sign(  # NVIDIA's GPUDirect Storage, which loads weights without the machine's memory
+        r"\bcuFile\w{1,60} (?:returned an error|failed)",
+        "GPUDirect Storage (cuFile) cannot be used on this machine",
+        "Leave --load-format out: then the weights are read without it",
+    ),
 )

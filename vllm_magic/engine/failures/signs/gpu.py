@@ -163,4 +163,9 @@ SIGNS = (
         "FlashAttention on this GPU cannot do this model's attention (sinks)",
         "Choose another one: --attention-backend TRITON_ATTN",
     ),
+    Sign(  # https://github.com/Project-HAMi/HAMi-core
+        r"\[HAMI-core ERROR.{0,100}?\]: (Illegal device id)",
+        "HAMi, which divides the GPU among containers, has failed: {0}",
+        "Update HAMi, or start vLLM in a container that has whole GPUs",
+    ),
 )

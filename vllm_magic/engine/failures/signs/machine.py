@@ -135,4 +135,10 @@ SIGNS = (
         machine_hints.check_packages,
         general=True,
     ),
+    Sign(  # libnuma, in containers
+        r"\bnuma_migrate_pages failed\b|\b(?:set_mempolicy|mbind|setting membind): Operation not permitted",
+        "A container may not choose the memory node (NUMA) of its processes",
+        "Leave --numa-bind out if it is given; else start the container with --cap-add SYS_NICE --security-opt seccomp=unconfined",
+        general=True,
+    ),
 )

@@ -172,6 +172,13 @@ SIGNS = (
         'Leave rope_scaling out of --hf-overrides (before vLLM 0.12 --rope-scaling), or add "rope_type" to it',
     ),
     Sign(
+        r"AttributeError: '((?:Vllm|Speculative|Cache|Parallel|Scheduler|Model|Load|LoRA|Compilation|KVTransfer|MultiModal|Device)Config)' "
+        r"object has no attribute '(\w{1,100})'",
+        "vLLM's own {0} has no {1}: this is a fault of this version, or of a plugin that is made for another one",
+        "Try another version of vLLM; a plugin must be of the version that is made for it",
+        general=True,
+    ),
+    Sign(
         r"AttributeError: '(\w{1,100}Config)' object has no attribute '(\w{1,100})'",
         "The model's configuration ({0}) has no {1}, which is expected of such a model",
         "Check that this vLLM knows the model (its page names the version); upgrade vLLM, and transformers beside it",

@@ -147,9 +147,14 @@ SIGNS = (
     ),
     Sign(  # Python, where the package is there and a part of it is not
         r"ModuleNotFoundError: No module named '(\w{1,100})\.([\w.]{1,200})'",
-        "The package {0} beside vLLM has no module {1}: another package needs another version of it",
-        machine_hints.check_packages,
+        machine_hints.no_module,
+        machine_hints.no_module_hint,
         general=True,
+    ),
+    Sign(
+        r"ModuleNotFoundError: No module named 'numpy\.(lib\.\w{1,100})'",
+        "NumPy is too new for a package in vLLM's environment: NumPy 2 has no numpy.{0}",
+        machine_hints.install("'numpy<2'"),
     ),
     Sign(
         r"ModuleNotFoundError: No module named '(.{0,300}?)'",

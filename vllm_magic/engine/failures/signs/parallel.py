@@ -34,7 +34,12 @@ SIGNS = (
         "access fails (--env NCCL_P2P_DISABLE=1)",
     ),
     Sign(
-        r"NCCL error.{0,300}(?:unhandled system error|ncclSystemError)|ncclSystemError: .{0,300}",
+        r"NCCL WARN Call to ibv_reg_\w{1,40} failed with error Cannot allocate memory",
+        "NCCL may not lock as much memory as InfiniBand needs",
+        "Raise the limit (docker run --ulimit memlock=-1), and leave NCCL_BUFFSIZE out if it is set",
+    ),
+    Sign(
+        r"NCCL error.{0,300}(?:unhandled system error|ncclSystemError)|ncclSystemError: .{0,300}|NCCL_ERROR_SYSTEM_ERROR",
         "NCCL met an error of the system",
         "Add --env NCCL_DEBUG=INFO to see which one; often /dev/shm is too small (docker run --shm-size=8g)",
     ),

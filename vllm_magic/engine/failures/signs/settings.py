@@ -178,4 +178,10 @@ SIGNS = (
         "This vLLM does not know the speculative method {0}",
         "Correct the method in --speculative-config, or install a newer vLLM",
     ),
+    Sign(  # vllm/entrypoints/chat_utils.py
+        r"The supplied chat template (?:string )?\((.{1,300}?)\) (?:appears path-like|looks like a file path), but doesn't exist",
+        "There is no file {0}, which --chat-template names",
+        "Give the path of a file, or leave it out; those in vLLM's documentation are not in its package: download them from "
+        "https://github.com/vllm-project/vllm/tree/main/examples",
+    ),
 )
