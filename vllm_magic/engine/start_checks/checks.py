@@ -24,6 +24,7 @@ from vllm_magic.engine.start_checks import (
     model_name,
     named_files,
     parsers,
+    shadowed_modules,
     silent_disk,
     stray_words,
     unknown_flags,
@@ -82,7 +83,7 @@ def check(
     start = PlannedStart(spec, environ, path, now, freed_ports)
     stray = all_problems.find((stray_words.check,), start)
     of_flags = all_problems.find(FLAG_CHECKS, start)
-    of_machine = all_problems.find((machine.check,), start)
+    of_machine = all_problems.find((machine.check, shadowed_modules.check), start)
     if stray or of_flags or of_machine:
         start.deadline = began + PROMISE
     of_model = _of_model(start, is_certain=not stray)
