@@ -83,9 +83,22 @@ def test_what_uv_says_is_shown_without_passwords(tmp_path: Path) -> None:
     with pytest.raises(NoVllmFits) as refused:
         known_releases("0.34.0", replace(FACTS, uv=uv), cpu=False, pre=False)
     said = str(refused.value)
-    assert "this vllm_magic knows 0.8.5 to 0.33.0" in said
+    assert said.startswith("vllm 0.34.0 cannot be read from the package index: error: Failed to fetch")
+    assert said.endswith("This vllm_magic knows 0.8.5 to 0.33.0.")
     assert "Failed to fetch: `https://***@index.example/simple/`" in said
     assert "hunter22" not in said
+
+
+def test_a_version_that_the_index_does_not_have(tmp_path: Path) -> None:
+    uv = fake_uv(
+        tmp_path,
+        "printf 'error: No solution found\\n  cause: Because there is no version of\\n    vllm==0.34.0\\n' >&2; exit 1",
+    )
+    with pytest.raises(NoVllmFits) as refused:
+        known_releases("0.34.0", replace(FACTS, uv=uv), cpu=False, pre=False)
+    assert str(refused.value) == (
+        "The package index has no vllm 0.34.0. This vllm_magic knows 0.8.5 to 0.33.0."
+    )
 
 
 def test_a_uv_that_hangs(tmp_path: Path) -> None:

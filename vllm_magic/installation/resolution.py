@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _POLL_INTERVAL = 1.0  # seconds
 _GLIBC = (17, 28, *range(31, 41))  # the minor versions of glibc 2 that uv knows (``--python-platform``)
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+|\.post\d+|\.dev\d+)?")
 _PREFIX = re.compile(r"\d+\.\d+")
+_NO_VERSION = "there is no version of"  # uv's words
 _SHOWN = 400  # characters of uv's message
 # They would make uv resolve for another environment, or other versions.
 _OTHER_PACKAGES = (
@@ -94,9 +96,11 @@ def known_releases(
     try:
         found = read(facts.uv, package, _specifier(wanted, table[0]), target)
     except NoVllmFits as error:
+        known = f"This vllm_magic knows {table[-1].version} to {table[0].version}"
+        if _NO_VERSION in str(error):
+            raise NoVllmFits(f"The package index has no {package} {wanted}. {known}.") from None
         raise NoVllmFits(
-            f"vLLM {wanted or 'pre-releases'}: this vllm_magic knows {table[-1].version} to {table[0].version}, and the package index "
-            f"has no other that fits: {error}"
+            f"{package} {wanted or 'pre-releases'} cannot be read from the package index: {error} {known}."
         ) from None
     return (
         releases.RELEASES
@@ -154,13 +158,14 @@ def _platform(target: ResolutionTarget) -> str:
 
 def _run(words: list[str], folder: str, limit: float) -> None:
     last: deque[str] = deque(maxlen=100)
-    waits = 0.0
+    deadline = time.monotonic() + limit
     with closing(ChildProcess(words, _environment(os.environ), cwd=folder)) as child:
         for lines in child.lines(_POLL_INTERVAL):
             last += lines
-            waits += 0.0 if lines else _POLL_INTERVAL
-            if waits > limit:
-                raise NoVllmFits(f"uv has not answered within {limit:g} s. Check the network, and try again.")
+            if time.monotonic() > deadline:
+                raise NoVllmFits(
+                    f"uv has not answered within {limit:g} s. Check the network, and try again."
+                )
         code = child.exit_code()
     if code != 0:
         said = re.sub(r"\s+", " ", " ".join(last)).strip() or f"uv ended with exit code {code}"
