@@ -163,9 +163,7 @@ def _run(words: list[str], folder: str, limit: float) -> None:
         for lines in child.lines(_POLL_INTERVAL):
             last += lines
             if time.monotonic() > deadline:
-                raise NoVllmFits(
-                    f"uv has not answered within {limit:g} s. Check the network, and try again."
-                )
+                raise NoVllmFits(f"uv has not answered within {limit:g} s. Check the network, and try again.")
         code = child.exit_code()
     if code != 0:
         said = re.sub(r"\s+", " ", " ".join(last)).strip() or f"uv ended with exit code {code}"
