@@ -181,12 +181,13 @@ def test_it_is_masked_in_the_title_of_a_process(words):
 # Flag-like words of the package that are none of `vllm serve`, or whose abbreviation changes nothing for us.
 OTHERS = """
     --backend --base-url --config --dataset-name --env --gpus --help --keep --name --no-wait --num-prompts --omni
-    --random-input-len --random-output-len --ttl --model --look --see --no- -c -u
+    --random-input-len --random-output-len --ttl --model --look --see --no- -c -u -gb
 """
 # Flags of which a check of a start finds no abbreviation: then vLLM decides. --config and --model begin some of them.
 CHECKED = """
-    --config-format --en --enable-auto-tool-choice --lora-modules --model-impl --model-weights --reasoning-parser
-    --reasoning-parser-plugin --ssl-ca-certs --ssl-keyfile --tool-call-parser --tool-parser-plugin
+    --config-format --en --enable-auto-tool-choice --limit-mm-per-prompt --lora-modules --mm-processor-kwargs --model-impl
+    --model-weights --override-generation-config --reasoning-parser --reasoning-parser-plugin --ssl-ca-certs --ssl-keyfile
+    --stream-interval --tool-call-parser --tool-parser-plugin
 """
 
 

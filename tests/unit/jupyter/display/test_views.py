@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 from dataclasses import replace
@@ -305,9 +306,8 @@ class TestProgress:
         line = ProgressLine(DisplayMode.APPEND)
         self.steps(a_server(), line)
         line.finish("tiny is ready.")
-        assert capsys.readouterr().out == (
-            "tiny: importing vLLM · 0 s\ntiny: loading weights 3/8 · 0 s\ntiny is ready.\n"
-        )
+        shown = re.sub(r"\d+ s\n", "N s\n", capsys.readouterr().out)  # a busy machine may take a second
+        assert shown == "tiny: importing vLLM · N s\ntiny: loading weights 3/8 · N s\ntiny is ready.\n"
 
     def test_a_long_stage_gets_a_line_now_and_then(self, capsys, monkeypatch):
         line = AppendedLines()
