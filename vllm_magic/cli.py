@@ -265,7 +265,9 @@ class _StepLines:
 
     def report(self, progress: InstallProgress) -> None:
         """Print the progress, if a step has begun."""
-        if progress.step.value != self._step and progress.text:
+        from vllm_magic.installation.progress import Step
+
+        if progress.step.value != self._step and progress.step is not Step.DONE:
             self._step = progress.step.value
             print(progress.text, file=sys.stderr, flush=True)
 

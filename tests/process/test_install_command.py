@@ -107,7 +107,7 @@ def test_what_was_made_is_shown_with_its_reason(shell, monkeypatch, main_folder)
     monkeypatch.setattr(new_environment, "make", make)
     shown = repr(shell.run_line_magic("vllm", "install"))
     assert "is installed and works (1 min 1 s)" in shown
-    assert "But a start here uses /usr/bin/vllm: it is on $PATH. %vllm start --vllm " in shown
+    assert "But a start here uses /usr/bin/vllm: it is on $PATH. With --vllm " in shown
     assert ON_THE_CPU in shown
 
 

@@ -54,7 +54,7 @@ class NewEnvironment(Viewable):
     Attributes:
         plan: the vLLM that was chosen for this machine.
         folder: the folder of the environment.
-        seconds: how long the installation took.
+        seconds: how long the installation took; 0.0 if it was there already.
         use: the vLLM that a start would run now.
     """
 
@@ -67,11 +67,9 @@ class NewEnvironment(Viewable):
         """Return what was installed, and what starts use now."""
         headline = f"vLLM {self.plan.version} is installed and works ({durations.short_text(self.seconds)}): {self.folder}"
         if self.use.executable == str(self.folder / "bin" / "vllm"):
-            return View(headline, lines=(written("%vllm start MODEL uses it from now on."),))
+            return View(headline, lines=("Starts use it from now on.",))
         reason = self.use.reason or "it was chosen, or is newer"
-        line = written(
-            f"But a start here uses {self.use.executable}: {reason}. %vllm start --vllm {self.plan.version} MODEL uses the new one."
-        )
+        line = f"But a start here uses {self.use.executable}: {reason}. With --vllm {self.plan.version} it uses the new one."
         return View(headline, lines=(line,))
 
 
