@@ -68,7 +68,7 @@ VALUES_TAKEN = [
     ["--max-model-len", "25.6k", "--max-num-batched-tokens", "8K", "--max-num-seqs", "+8", "--seed", "1_0"],
     ["--max-model-len", "auto", "--gpu-memory-utilization", "9e-1"],
     ["--limit-mm-per-prompt", '{"image": 2}', "--allowed-origins", '["*"]'],
-    ["--compilation-config", '{"cudagraph_capture_sizes": [1, 2]}', "--hf-overrides", "{a"],
+    ["--compilation-config", '{"cudagraph_capture_sizes": [1, 2]}', "--hf-overrides", '{"a": 1}'],
     ["--served-model-name", "a", "b", "--collect-detailed-traces", "model", "worker"],
     ["--max-lora-rank", "64", "--lora-modules", "a=b/c", '{"name": "a", "path": "b"}'],
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic import arguments, durations
 from vllm_magic.doctor import environments
-from vllm_magic.engine.environments import new_path
+from vllm_magic.engine.environments import installed, new_path
 from vllm_magic.errors import InvalidOption
 from vllm_magic.gpu.probe import Probe
 from vllm_magic.installation import decision, machine_facts, named_machine, resolution, uv, wheelhouse
@@ -65,7 +65,8 @@ class NewEnvironment(Viewable):
 
     def view(self) -> View:
         """Return what was installed, and what starts use now."""
-        headline = f"vLLM {self.plan.version} is installed and works ({durations.short_text(self.seconds)}): {self.folder}"
+        took = f"and works ({durations.short_text(self.seconds)})" if self.seconds else "already"
+        headline = f"vLLM {self.plan.version} is installed {took}: {self.folder}"
         if self.use.executable == str(self.folder / "bin" / "vllm"):
             return View(headline, lines=("Starts use it from now on.",))
         reason = self.use.reason or "it was chosen, or is newer"
@@ -180,9 +181,11 @@ def make(
     Raises:
         InstallFailed: vLLM could not be installed, or does not work here. The message says why, and what to do.
     """
+    is_there = str(planned.folder) in {found.path for found in installed()}
     began = time.monotonic()
     installation.install(planned.plan, planned.folder, wheels=wheels, report=report)
-    return NewEnvironment(planned.plan, planned.folder, time.monotonic() - began, environments.used(wanted))
+    seconds = 0.0 if is_there else time.monotonic() - began
+    return NewEnvironment(planned.plan, planned.folder, seconds, environments.used(wanted))
 
 
 def install(
