@@ -104,7 +104,14 @@ def run(*words: str | Path) -> str:
 
 def test_it_is_proved_and_then_there(index, folder):
     seen = []
-    vllm = install(a_plan(), folder, report=seen.append)
+    index.gate.clear()  # torch arrives only after its arrival was reported
+
+    def report(progress):
+        seen.append(progress)
+        if progress.arriving:
+            index.gate.set()
+
+    vllm = install(a_plan(), folder, report=report)
     assert vllm == folder / "bin/vllm"
     assert run(vllm, "--version") == "0\n"
     assert proof.is_proved(folder)
@@ -360,6 +367,12 @@ class TestFaults:
 
     def test_a_python_that_uv_may_not_bring(self, index, folder, tmp_path):
         assert "There is no Python 3.99" in self.failed(tmp_path, folder, a_plan(python="3.99"))
+
+    def test_pip_does_not_know_the_index_of_pytorch(self, index, folder, tmp_path, without_uv):
+        """It would take the package index's own build of torch, which is another one."""
+        said = self.failed(tmp_path, folder, a_plan(is_pypi_build=False))
+        assert "needs the build cu128 of torch" in said
+        assert "Install uv" in said
 
     def test_without_the_module_venv(self, index, folder, tmp_path, without_uv, monkeypatch):
         hidden = tmp_path / "bin" / "python"

