@@ -89,15 +89,19 @@ def test_what_uv_says_is_shown_without_passwords(tmp_path: Path) -> None:
     assert "hunter22" not in said
 
 
-def test_a_version_that_the_index_does_not_have(tmp_path: Path) -> None:
-    uv = fake_uv(
-        tmp_path,
-        "printf 'error: No solution found\\n  cause: Because there is no version of\\n    vllm==0.34.0\\n' >&2; exit 1",
-    )
+@pytest.mark.parametrize(
+    ("wanted", "cause"),
+    [
+        ("0.34.0", "Because there is no version of\\n    vllm==0.34.0"),
+        ("9.9", "Because only vllm<=0.33.0 is available and you require\\n    vllm==9.9.*"),
+    ],
+)
+def test_a_version_that_the_index_does_not_have(tmp_path: Path, wanted: str, cause: str) -> None:
+    uv = fake_uv(tmp_path, f"printf 'error: No solution found\\n  cause: {cause}\\n' >&2; exit 1")
     with pytest.raises(NoVllmFits) as refused:
-        known_releases("0.34.0", replace(FACTS, uv=uv), cpu=False, pre=False)
+        known_releases(wanted, replace(FACTS, uv=uv), cpu=False, pre=False)
     assert str(refused.value) == (
-        "The package index has no vllm 0.34.0. This vllm_magic knows 0.8.5 to 0.33.0."
+        f"The package index has no vllm {wanted}. This vllm_magic knows 0.8.5 to 0.33.0."
     )
 
 

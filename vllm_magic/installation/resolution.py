@@ -32,7 +32,8 @@ _POLL_INTERVAL = 1.0  # seconds
 _GLIBC = (17, 28, *range(31, 41))  # the minor versions of glibc 2 that uv knows (``--python-platform``)
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+|\.post\d+|\.dev\d+)?")
 _PREFIX = re.compile(r"\d+\.\d+")
-_NO_VERSION = "there is no version of"  # uv's words
+# uv's words for a version, and for the beginning of one.
+_NO_VERSION = re.compile(r"there is no version of|only \S+ is available and you require ")
 _SHOWN = 400  # characters of uv's message
 # They would make uv resolve for another environment, or other versions.
 _OTHER_PACKAGES = (
@@ -97,7 +98,7 @@ def known_releases(
         found = read(facts.uv, package, _specifier(wanted, table[0]), target)
     except NoVllmFits as error:
         known = f"This vllm_magic knows {table[-1].version} to {table[0].version}"
-        if _NO_VERSION in str(error):
+        if _NO_VERSION.search(str(error)):
             raise NoVllmFits(f"The package index has no {package} {wanted}. {known}.") from None
         raise NoVllmFits(
             f"{package} {wanted or 'pre-releases'} cannot be read from the package index: {error} {known}."
