@@ -7,14 +7,16 @@ import hashlib
 import json
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from loopback_server import LoopbackServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GATE_LIMIT = 60.0  # seconds
 
 
-class Hub:
+class Hub(LoopbackServer):
     """Serves the models below `folder`: "some/model" is `folder/some/model`.
 
     Attributes:
@@ -35,34 +37,9 @@ class Hub:
         self.revision, self.token = "main", ""
         self.refusal: tuple[int, str] | None = None
         self.most = sys.maxsize
-        self.gate = threading.Event()
-        self.gate.set()
         self._lock = threading.Lock()
-        hub = self
-
-        class Handler(_Handler):
-            served = hub
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self._open = True
-
-    def __enter__(self) -> Hub:  # noqa: PYI034
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop answering."""
-        self.gate.set()
-        if self._open:
-            self._open = False
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
+        super().__init__(_Handler)
+        self.url = f"http://{self.address}"
 
     def count(self, sent: int) -> None:
         with self._lock:

@@ -6,10 +6,11 @@ import base64
 import contextlib
 import hashlib
 import io
-import threading
 import zipfile
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback_server import LoopbackServer
 
 GATE_LIMIT = 60.0  # seconds
 FILLING = 3 << 20  # bytes of torch; uv tells of a package only if it has more than 1 MB
@@ -121,7 +122,7 @@ def wheels() -> dict[str, bytes]:
     return {f"{name}-py3-none-any.whl": data for name, data in made.items()}
 
 
-class PackageIndex:
+class PackageIndex(LoopbackServer):
     """Serves wheels, with faults.
 
     Attributes:
@@ -136,39 +137,13 @@ class PackageIndex:
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
-        self.gate = threading.Event()
-        self.gate.set()
         self.password = ""
         self.dropped = 0
         self.missing: tuple[str, ...] = ()
         self.damaged: tuple[str, ...] = ()
         self.wheels = wheels()
-        index = self
-
-        class Handler(_Handler):
-            served = index
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self._server.server_port}"
+        super().__init__(_Handler)
         self.url = f"http://{self.address}/simple"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self._open = True
-
-    def __enter__(self) -> PackageIndex:  # noqa: PYI034
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop answering."""
-        self.gate.set()
-        if self._open:
-            self._open = False
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from vllm_magic.guard.client import GuardPair
 from vllm_magic.guard.folder import discard
 from vllm_magic.guard.protocol import LaunchRequest
 from vllm_magic.guard.record import Phase, Record
-from vllm_magic.linux import files, machine, processes
+from vllm_magic.linux import files, machine, processes, shortage
 from vllm_magic.masking import mask_words, secret_values
 from vllm_magic.provisioning import preflight, serialization
 from vllm_magic.provisioning.base import Prepared, StartKind
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vllm_magic.linux.eventfd import Cancellation
 
 # The errors of a machine without a free process, file descriptor or memory.
-SHORT = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SHORT = shortage.SHORT | {errno.EAGAIN}
 INTERVAL = 0.2  # seconds between two snapshots while memory may come back
 FIRST_SNAPSHOT_LIMIT = 15.0  # seconds; NVML takes 1 to 3 s for each GPU if no persistence daemon runs
 COMING_BACK = 3.0  # seconds for memory of ended processes to come back, before a start is refused
